@@ -1,0 +1,70 @@
+//! What the senders of contenders have in common: blocks full of messages, questions between them at the marks, and the
+//! tally of all connections.
+
+use ringlink::service::Answer;
+
+use crate::clock;
+use crate::workload::msg::{Marks, Plan, Sent, Source, conclude, tell_intervals};
+use crate::workload::{News, Times};
+
+use super::frames;
+
+/// The blocks of one connection.
+pub(super) struct Blocks {
+    pub(super) times: Times,
+    marks: Marks,
+    ended: bool,
+}
+
+impl Blocks {
+    pub(super) fn new(plan: &Plan, start: u64) -> Self {
+        let times = plan.lengths.times(start);
+        Self { times, marks: Marks::new(times), ended: false }
+    }
+
+    /// Fills the block with what is to be written next; false when that was all.
+    pub(super) fn next(&mut self, source: &mut Source, block: &mut Vec<u8>, plan: &Plan) -> bool {
+        block.clear();
+        if self.ended {
+            return false;
+        }
+        let is_stopped = plan.share.gate.is_stopped();
+        if self.marks.pass(clock::now()) || is_stopped {
+            frames::write(&source.ask(), block);
+            self.ended = is_stopped || self.marks.next().is_none();
+            return true;
+        }
+        while block.len() < frames::BLOCK {
+            let size = source.next_size();
+            block.extend_from_slice(&frames::header(size));
+            source.write(size, block);
+        }
+        true
+    }
+
+    /// Answers that follow, the first included.
+    pub(super) fn answers(&self) -> usize {
+        self.marks.answers()
+    }
+}
+
+/// How a connection ended.
+pub(super) struct LaneEnd {
+    pub(super) sent: Sent,
+    pub(super) answers: Vec<Answer>,
+    pub(super) times: Times,
+    pub(super) expected: usize,
+    pub(super) calls: u64,
+}
+
+impl LaneEnd {
+    /// Tells the run what all connections of a thread came to.
+    pub(super) fn conclude(ends: Vec<Self>, plan: &Plan) {
+        let Some((times, expected)) = ends.first().map(|end| (end.times, end.expected)) else { return };
+        let lanes: Vec<_> = ends.into_iter().map(|end| (end.sent, end.answers)).collect();
+        let answers: Vec<_> = lanes.iter().map(|(_, answers)| answers.clone()).collect();
+        tell_intervals(&answers, &mut 0, &plan.share);
+        // Nobody listens any more after an error; the run is over then.
+        drop(plan.share.news.send(News::Done(Box::new(conclude(&lanes, times, expected)))));
+    }
+}

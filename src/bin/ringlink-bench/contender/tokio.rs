@@ -1,0 +1,125 @@
+//! tokio, on one thread: a task for each connection.
+
+use std::thread;
+
+use anyhow::{Context as _, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::GATE;
+use super::blocks::{Blocks, LaneEnd};
+use super::frames::{self, Inbox};
+use crate::engine::Wiring;
+use crate::flags::ServeFlags;
+use crate::workload::News;
+use crate::workload::msg::{Plan, Source};
+use crate::{clock, environment, serve};
+
+const ECHO_BUFFER: usize = 16 << 10;
+
+pub(crate) fn echo(flags: &ServeFlags) -> anyhow::Result<()> {
+    serve_each(flags, |mut stream| async move {
+        let mut buffer = vec![0; ECHO_BUFFER];
+        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+            if stream.write_all(&buffer[..len]).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Listens, and gives each connection a task.
+fn serve_each<F>(flags: &ServeFlags, each: impl Fn(TcpStream) -> F + Send + 'static) -> anyhow::Result<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let address = flags.listen;
+    let run = move || -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async move {
+            let listener =
+                TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+            serve::ready(listener.local_addr()?)?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                drop(stream.set_nodelay(true));
+                tokio::spawn(each(stream));
+            }
+        })
+    };
+    if !flags.supervised {
+        return run();
+    }
+    let served = thread::Builder::new().spawn(run).context("cannot start a thread")?;
+    serve::answer(|_| None)?;
+    if served.is_finished() { served.join().unwrap_or(Ok(())) } else { Ok(()) }
+}
+
+/// The far end of messages.
+pub(crate) fn receive(flags: &ServeFlags) -> anyhow::Result<()> {
+    serve_each(flags, |mut stream| async move {
+        let (mut inbox, mut answers) = (Inbox::new(), Vec::new());
+        while let Ok(len @ 1..) = stream.read(inbox.room()).await {
+            if inbox.take(len, &mut answers).is_err() || stream.write_all(&answers).await.is_err() {
+                return;
+            }
+            answers.clear();
+        }
+    })
+}
+
+/// Sends messages: a task for each connection.
+pub(crate) fn send(plan: &Plan, wiring: &Wiring) -> anyhow::Result<u64> {
+    if let Some(processor) = wiring.processor {
+        environment::pin_this_thread(processor)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = tokio::task::LocalSet::new();
+    let ends = tasks.block_on(&runtime, async {
+        let lane =
+            |lane| tokio::task::spawn_local(send_lane(plan.clone(), wiring.clone(), plan.share.first + lane));
+        let lanes: Vec<_> = (0..u32::try_from(wiring.lanes)?).map(lane).collect();
+        let mut ends = Vec::new();
+        for lane in lanes {
+            ends.push(lane.await.context("a sender panicked")??);
+        }
+        anyhow::Ok(ends)
+    })?;
+    let calls = ends.iter().map(|end| end.calls).sum();
+    LaneEnd::conclude(ends, plan);
+    Ok(calls)
+}
+
+async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<LaneEnd> {
+    let told = |error: std::io::Error| {
+        drop(plan.share.news.send(News::NoConnection(error.to_string())));
+        error
+    };
+    let mut stream = TcpStream::connect(wiring.target).await.map_err(told)?;
+    stream.set_nodelay(wiring.nodelay)?;
+    let (mut source, mut block) = (Source::new(&plan, lane), Vec::with_capacity(2 * frames::BLOCK));
+    frames::write(&source.ask(), &mut block);
+    stream.write_all(&block).await?;
+    plan.share.gate.one_opened();
+    let start = loop {
+        match plan.share.gate.start() {
+            Some(start) if start <= clock::now() => break start,
+            _ if plan.share.gate.is_stopped() => bail!("stopped before the start"),
+            _ => tokio::time::sleep(GATE).await,
+        }
+    };
+    let mut blocks = Blocks::new(&plan, start);
+    let mut calls = 1;
+    while blocks.next(&mut source, &mut block, &plan) {
+        stream.write_all(&block).await?;
+        calls += 1;
+    }
+    let (mut answers, mut data, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+    while answers.len() < blocks.answers() {
+        let read = tokio::time::timeout(plan.lengths.patience.max(GATE), stream.read(&mut buffer));
+        let Ok(Ok(len @ 1..)) = read.await else { break };
+        data.extend_from_slice(&buffer[..len]);
+        frames::take_answers(&mut data, &mut answers);
+    }
+    Ok(LaneEnd { sent: source.sent, answers, times: blocks.times, expected: blocks.answers(), calls })
+}

@@ -1,0 +1,108 @@
+//! The other end of a run when nobody named one: a second process, `ringlink-bench serve` or any command, on a processor of
+//! its own. It says `READY address` on standard output; ours ends when its standard input does, so none is left behind.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::{clock, environment};
+
+const START: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(5);
+const STOP: Duration = Duration::from_secs(3);
+const PROBE: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) struct FarEnd {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    pub(crate) address: SocketAddr,
+}
+
+impl FarEnd {
+    /// Starts `ringlink-bench serve` with these words.
+    pub(crate) fn serve(words: &[String], processor: Option<usize>) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut command = Command::new(program);
+        command.arg("serve").args(words).arg("--supervised");
+        Self::start(command, processor, None)
+    }
+
+    /// Starts a command and waits until it says READY, or until `port` of this machine answers.
+    pub(crate) fn start(
+        mut command: Command,
+        processor: Option<usize>,
+        port: Option<u16>,
+    ) -> anyhow::Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = environment::on_processor(processor, || {
+            command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
+        })?;
+        let stdout = child.stdout.take().context("its standard output is a pipe")?;
+        let (line, lines) = mpsc::channel();
+        let forward = move || {
+            for text in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.send(text).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("far-end".into()).spawn(forward).context("cannot start a thread")?;
+        let stdin = child.stdin.take();
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], port.unwrap_or(0)));
+        let mut far = Self { child, stdin, lines, address: nowhere };
+        far.address = far.wait_ready(port)?;
+        Ok(far)
+    }
+
+    fn wait_ready(&mut self, port: Option<u16>) -> anyhow::Result<SocketAddr> {
+        let deadline = clock::now() + clock::span(START);
+        while clock::now() < deadline {
+            match self.lines.recv_timeout(PROBE) {
+                Ok(line) => {
+                    if let Some(address) = line.strip_prefix("READY ") {
+                        let address = address.split_whitespace().next().unwrap_or_default();
+                        return address.parse().with_context(|| format!("the far end said: {line}"));
+                    }
+                }
+                Err(_) if self.child.try_wait()?.is_some() => bail!("the far end ended before it was ready"),
+                Err(_) => {}
+            }
+            if port.is_some() && TcpStream::connect_timeout(&self.address, PROBE).is_ok() {
+                return Ok(self.address);
+            }
+        }
+        bail!("the far end was not ready in {START:?}")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The named counter of a far end of ours; none of others.
+    pub(crate) fn counter(&mut self, name: &str) -> Option<u64> {
+        writeln!(self.stdin.as_mut()?, "{name}").ok()?;
+        self.lines.recv_timeout(ANSWER).ok()?.parse().ok()
+    }
+}
+
+impl Drop for FarEnd {
+    fn drop(&mut self) {
+        self.stdin = None;
+        // Its output ends with it.
+        let deadline = clock::now() + clock::span(STOP);
+        while clock::now() < deadline && self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            if self.lines.recv_timeout(PROBE).is_err() && self.child.try_wait().is_ok_and(|s| s.is_none()) {
+                break;
+            }
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,203 @@
+//! The flags of each workload, beside those that all have.
+
+use std::fmt;
+
+use clap::{Args, ValueEnum};
+use ringlink::service::Word;
+
+use super::tools::Backend;
+use super::{CommonFlags, parse_connections, parse_count, parse_piece, parse_rate};
+use crate::engine::{Close, Engine};
+use crate::pacing::{Arrival, Sizes};
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EchoFlags {
+    /// Connections.
+    #[arg(short, long, default_value = "64", value_parser = parse_connections)]
+    pub(crate) connections: usize,
+    /// Requests under way on each connection.
+    #[arg(short = 'P', long, value_name = "DEPTH", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) pipeline: u16,
+    /// Bytes of a request: 64, 64..4096, or mix:64=90,64k=10.
+    #[arg(short, long, default_value = "64")]
+    pub(crate) size: Sizes,
+    /// Open loop: requests due each second, over all connections.
+    #[arg(short = 'R', long, value_parser = parse_rate)]
+    pub(crate) rate: Option<f64>,
+    /// How they are spread: uniform, poisson or burst:N.
+    #[arg(long, default_value = "uniform", requires = "rate")]
+    pub(crate) arrival: Arrival,
+    /// What becomes of a request whose connection is busy.
+    #[arg(long, value_enum, default_value_t = OnLate::Queue, requires = "rate")]
+    pub(crate) on_late: OnLate,
+    /// End after so many requests instead of a time.
+    #[arg(short = 'n', long, value_parser = parse_count, conflicts_with = "duration")]
+    pub(crate) count: Option<u64>,
+    /// What generates the load.
+    #[arg(long, value_enum, default_value_t = Engine::Uring)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MsgFlags {
+    /// Connections; of ringlink one for each thread, since two nodes have one link.
+    #[arg(short, long, default_value = "1", value_parser = parse_connections)]
+    pub(crate) connections: usize,
+    /// Bytes of a message, at least 8: 64, 64..4096, or mix:64=90,64k=10.
+    #[arg(short, long, default_value = "16")]
+    pub(crate) size: Sizes,
+    /// What both ends are made of. Others than ringlink carry the same frames; `threads` with -c 1 is the limit: blocking
+    /// sockets, no loop.
+    #[arg(long, value_enum, default_value_t = Backend::Ringlink)]
+    pub(crate) with: Backend,
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BulkFlags {
+    /// Streams, each a connection.
+    #[arg(short, long, default_value = "1", value_parser = parse_connections)]
+    pub(crate) connections: usize,
+    /// Up to `serve sink`, down from `serve source`, or both ways through any echo server.
+    #[arg(long, value_enum, default_value_t = Direction::Up)]
+    pub(crate) dir: Direction,
+    /// Bytes sent at once, at most 64 KiB less 16.
+    #[arg(short, long, default_value = "32k", value_parser = parse_piece)]
+    pub(crate) size: usize,
+    /// What generates the load.
+    #[arg(long, value_enum, default_value_t = Engine::Uring)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Direction {
+    /// To the far end.
+    Up,
+    /// From it.
+    Down,
+    /// To it and back.
+    Both,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Both => "both",
+        })
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConnectFlags {
+    /// Connections under way at any time.
+    #[arg(short, long, default_value = "16", value_parser = parse_connections)]
+    pub(crate) connections: usize,
+    /// How each is closed. FIN leaves a TIME_WAIT here, for which a port is needed; RST leaves nothing.
+    #[arg(long, value_enum, default_value_t = CloseBy::Fin)]
+    pub(crate) close: CloseBy,
+    /// Send a request on each, and verify its answer, before it is closed.
+    #[arg(long)]
+    pub(crate) with_rtt: bool,
+    /// Bytes of that request.
+    #[arg(short, long, default_value = "64", value_parser = parse_piece, requires = "with_rtt")]
+    pub(crate) size: usize,
+    /// What generates the load.
+    #[arg(long, value_enum, default_value_t = Engine::Uring)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CloseBy {
+    /// In good order.
+    Fin,
+    /// At once.
+    Rst,
+}
+
+impl From<CloseBy> for Close {
+    fn from(close: CloseBy) -> Self {
+        match close {
+            CloseBy::Fin => Self::Fin,
+            CloseBy::Rst => Self::Reset,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IdleFlags {
+    /// Connections.
+    #[arg(short, long, default_value = "5k", value_parser = parse_connections)]
+    pub(crate) connections: usize,
+    /// So many of them carry the requests.
+    #[arg(long, default_value = "100", value_parser = parse_connections)]
+    pub(crate) active: usize,
+    /// Requests due each second, over all active connections.
+    #[arg(short = 'R', long, default_value = "1k", value_parser = parse_rate)]
+    pub(crate) rate: f64,
+    /// Bytes of a request.
+    #[arg(short, long, default_value = "64")]
+    pub(crate) size: Sizes,
+    /// What generates the load.
+    #[arg(long, value_enum, default_value_t = Engine::Uring)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLate {
+    /// It waits, and its response time counts from when it was due.
+    Queue,
+    /// It is counted, and not sent.
+    Drop,
+}
+
+impl EchoFlags {
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.common.check(self.connections)?;
+        if self.size.most() * usize::from(self.pipeline) > 2 << 20 && self.pipeline > 1 {
+            return Err("'--pipeline' times '--size' is more than 2 MiB on a connection".into());
+        }
+        Ok(())
+    }
+}
+
+impl IdleFlags {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.active > self.connections {
+            return Err(format!("'--active {}' of {} connections cannot be", self.active, self.connections));
+        }
+        if self.common.threads > 1 {
+            return Err("'--threads' of idle is 1".into());
+        }
+        self.common.check(self.connections)
+    }
+}
+
+impl MsgFlags {
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.common.check(self.connections)?;
+        let (connections, threads) = (self.connections, usize::from(self.common.threads));
+        if self.with.driver().is_some() && connections != threads {
+            return Err(format!(
+                "two nodes have one link: '--connections {connections}' needs as many '--threads', each a node"
+            ));
+        }
+        if self.size.least() < Word::LEN {
+            return Err("'--size' of a message is 8 bytes or more: it says which one it is".into());
+        }
+        if self.size.most() >= 1 << 24 {
+            return Err("'--size' of a message is below 16 MiB".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! `ringlink-bench`: load tests for TCP servers and peers, this library's and others'. Here: the exit codes.
+//!
+//! `flags.rs` reads the command line. A workload (`workload/`) says what is sent and verifies what comes; an engine
+//! (`engine/`) moves its bytes; `run.rs` starts both and the far end, and makes the `report/`.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod compare;
+mod contender;
+mod cost;
+mod engine;
+mod environment;
+mod far_end;
+mod flags;
+mod histogram;
+mod pacing;
+mod report;
+mod run;
+mod selftest;
+mod serve;
+mod signals;
+mod workload;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::flags::{Command, CommonFlags, CompareFlags, DiffFlags, Flags};
+use crate::report::html::Page;
+use crate::report::{Report, json, text};
+
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    // What is said while blocks run is of our own; the library has only warnings to tell.
+    let filter = tracing_subscriber::EnvFilter::new("warn,ringlink_bench=info");
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(filter)
+        .without_time()
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match execute(Flags::of_process().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Nobody may be reading: an error that cannot be told still has its exit code.
+            drop(writeln!(io::stderr(), "ringlink-bench: {error:#}"));
+            ExitCode::from(if signals::interrupted() { 130 } else { FAILED })
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Echo(flags) => show(&workload::echo::run(&flags)?, &flags.common),
+        Command::Msg(flags) => show(&workload::msg::run(&flags)?, &flags.common),
+        Command::Bulk(flags) => show(&workload::bulk::run(&flags)?, &flags.common),
+        Command::Connect(flags) => show(&workload::connect::run(&flags)?, &flags.common),
+        Command::Idle(flags) => show(&workload::echo::run_idle(&flags)?, &flags.common),
+        Command::Compare(flags) => compare_all(&flags),
+        Command::Diff(flags) => diff(&flags),
+        Command::Report(flags) => {
+            let mut page = Page::default();
+            flags.files.iter().try_for_each(|path| page.add(path))?;
+            std::fs::write(&flags.html, page.html())
+                .with_context(|| format!("cannot write {}", flags.html.display()))?;
+            Ok(0)
+        }
+        Command::Serve(flags) => serve::serve(&flags).map(|()| 0),
+        Command::Selftest => selftest::selftest().map(|all_hold| u8::from(!all_hold)),
+        Command::Env => {
+            let environment = serde_json::to_string_pretty(&environment::Environment::capture())?;
+            json::line(&environment).map(|()| 0)
+        }
+    }
+}
+
+fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
+    let comparison = compare::compare(flags)?;
+    if let Some(path) = &flags.json {
+        std::fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")?;
+    }
+    json::line(compare::table(&comparison).trim_end())?;
+    Ok(0)
+}
+
+fn diff(flags: &DiffFlags) -> anyhow::Result<u8> {
+    let (text, failed) = report::diff::diff(&json::read(&flags.old)?, &json::read(&flags.new)?, &flags.fail);
+    json::line(text.trim_end())?;
+    Ok(if failed { 99 } else { 0 })
+}
+
+/// Gives a result out in every form that was asked for.
+fn show(report: &Report, common: &CommonFlags) -> anyhow::Result<u8> {
+    let output = &common.output;
+    let mut is_told = output.json_stream;
+    if let Some(path) = &output.json {
+        json::write(report, path)?;
+        is_told |= path.as_os_str() == "-";
+    }
+    if let Some(path) = &output.csv {
+        std::fs::write(path, json::csv(report))?;
+    }
+    if output.json_stream {
+        json::stream(&json::Event::End { report })?;
+    }
+    if !is_told {
+        json::line(text::text(report).trim_end())?;
+    }
+    Ok(report.exit_code(common.strict))
+}

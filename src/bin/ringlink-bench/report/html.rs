@@ -1,0 +1,304 @@
+//! One page of results and comparisons, all in one file, without a script: it can be mailed, kept, and read in ten years.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::svg::{Axis, COLOURS, Chart, escape};
+use super::text::{count, figure, headline, speed, time};
+use super::{Report, SCHEMA, Tool};
+use crate::compare::{self, Cell, Comparison};
+use crate::environment::Environment;
+use crate::histogram::Latency;
+
+const STYLE: &str = include_str!("page.css");
+
+/// What a page is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    reports: Vec<Report>,
+    comparisons: Vec<Comparison>,
+}
+
+impl Page {
+    /// Adds a file that --json wrote.
+    pub(crate) fn add(&mut self, path: &Path) -> anyhow::Result<()> {
+        let told = || format!("cannot use {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(told)?;
+        let value: serde_json::Value = serde_json::from_str(&text).with_context(told)?;
+        match value["schema"].as_str() {
+            Some(SCHEMA) => self.reports.push(serde_json::from_value(value).with_context(told)?),
+            Some(compare::SCHEMA) => self.comparisons.push(serde_json::from_value(value).with_context(told)?),
+            Some(_) | None => anyhow::bail!("{} is neither a result nor a comparison", path.display()),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn html(&self) -> String {
+        let mut body = String::from("<h1>ringlink-bench</h1>\n");
+        for comparison in &self.comparisons {
+            body += &comparison_section(comparison);
+        }
+        if !self.reports.is_empty() {
+            body += &self.results();
+        }
+        let environments = self.reports.iter().map(|report| (&report.environment, &report.tool));
+        let more = self.comparisons.iter().map(|comparison| (&comparison.environment, &comparison.tool));
+        let all: Vec<_> = more.chain(environments).collect();
+        if let Some((environment, _)) = all.first() {
+            body += &environment_table(environment);
+        }
+        body += "<h2>To repeat it</h2>\n<pre>";
+        for (_, tool) in &all {
+            body += &(escape(&command(tool)) + "\n");
+        }
+        body += "</pre>\n";
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n<title>ringlink-bench</title>\n\
+             <style>\n{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+        )
+    }
+
+    fn results(&self) -> String {
+        let mut body = String::from("<h2>Results</h2>\n<ol class=\"legend\">\n");
+        for (n, report) in self.reports.iter().enumerate() {
+            let rate = format!(
+                "{}/s, {}",
+                count(report.rate.ops_per_s),
+                speed(report.rate.goodput_bits_per_s, "bit")
+            );
+            let warnings: Vec<String> =
+                report.failed_checks().map(|check| format!("{}: {}", check.name, check.detail)).collect();
+            let figures: Vec<String> =
+                report.figures.iter().map(|(name, value)| figure(name, *value)).collect();
+            let (series, head) = (n % COLOURS, escape(&headline(report)));
+            body += &format!("<li><span class=\"key s{series}\"></span><b>{rate}</b> {head}");
+            for (class, notes) in [("note", figures), ("warning", warnings)] {
+                if !notes.is_empty() {
+                    body += &format!("<br><span class=\"{class}\">{}</span>", escape(&notes.join("; ")));
+                }
+            }
+            body += "</li>\n";
+        }
+        body += "</ol>\n";
+        body += &self.percentiles();
+        body += &self.over_time();
+        body += &self.hockey_stick();
+        body += &self.costs();
+        body
+    }
+
+    /// The latencies that are told: from the intended send time where there is one.
+    fn latencies(&self) -> impl Iterator<Item = (usize, &Report, &Latency)> {
+        self.reports.iter().enumerate().filter_map(|(n, report)| {
+            let latency = report.latency_ns.response.as_ref().or(report.latency_ns.service.as_ref())?;
+            Some((n, report, latency))
+        })
+    }
+
+    fn percentiles(&self) -> String {
+        if self.latencies().next().is_none() {
+            return String::new();
+        }
+        // At p the axis says how many requests there are to one that is slower: 1/(1-p).
+        let tick = |p: f64, told: &str| (1.0 / (1.0 - p / 100.0), told.to_owned());
+        let ticks =
+            [(0.0, "0"), (50.0, "p50"), (90.0, "p90"), (99.0, "p99"), (99.9, "p99.9"), (99.99, "p99.99")];
+        let ticks =
+            ticks.into_iter().chain([(99.999, "p99.999")]).map(|(p, told)| tick(p, told)).collect::<Vec<_>>();
+        let last = self
+            .latencies()
+            .filter_map(|(_, _, l)| l.percentiles.last())
+            .map(|(p, _)| 1.0 / (1.0 - p / 100.0));
+        let last = last.fold(100.0, f64::max);
+        let ticks = Vec::into_iter(ticks).filter(|(at, _)| *at <= last * 1.001).collect();
+        let x = Axis::with_ticks(1.0, last, true, ticks);
+        let values =
+            self.latencies().flat_map(|(_, _, l)| l.percentiles.iter().map(|(_, nanos)| *nanos as f64));
+        let y = Axis::log(values, time);
+        let mut chart = Chart::new(340.0, x, y, "percentile", "latency");
+        for (n, _, latency) in self.latencies() {
+            let points: Vec<_> = latency
+                .percentiles
+                .iter()
+                .map(|(p, nanos)| (1.0 / (1.0 - p / 100.0), *nanos as f64))
+                .collect();
+            chart.line(n, &points);
+        }
+        section("Latency by percentile", &chart.finish("latency by percentile"))
+    }
+
+    fn over_time(&self) -> String {
+        let rows = || self.reports.iter().flat_map(|report| &report.intervals);
+        if rows().count() < 2 {
+            return String::new();
+        }
+        let seconds = |report: &Report| report.intervals.first().map_or(1.0, |first| first.t_ns as f64 / 1e9);
+        let x = || Axis::linear(rows().map(|row| row.t_ns as f64 / 1e9), |s| format!("{s:.1} s"));
+        let rates = self.reports.iter().flat_map(|r| r.intervals.iter().map(|i| i.ops as f64 / seconds(r)));
+        let mut chart = Chart::new(240.0, x(), Axis::linear(rates, count), "time", "each second");
+        for (n, report) in self.reports.iter().enumerate() {
+            let point = |i: &super::Interval| (i.t_ns as f64 / 1e9, i.ops as f64 / seconds(report));
+            chart.line(n, &report.intervals.iter().map(point).collect::<Vec<_>>());
+        }
+        let mut body = section("Rate over time", &chart.finish("rate over time"));
+        if rows().any(|row| row.p99_ns > 0) {
+            let y = Axis::log(rows().map(|row| row.p99_ns as f64), time);
+            let mut chart = Chart::new(240.0, x(), y, "time", "p99");
+            for (n, report) in self.reports.iter().enumerate() {
+                let told = report.intervals.iter().filter(|row| row.p99_ns > 0);
+                chart
+                    .line(n, &told.map(|row| (row.t_ns as f64 / 1e9, row.p99_ns as f64)).collect::<Vec<_>>());
+            }
+            body += &section("p99 over time", &chart.finish("p99 over time"));
+        }
+        body
+    }
+
+    /// Latency against rate, where there is more than one rate.
+    fn hockey_stick(&self) -> String {
+        let mut points: Vec<(f64, f64, f64)> = self
+            .latencies()
+            .filter(|(_, report, _)| report.workload.pace == "open")
+            .filter_map(|(_, report, l)| {
+                Some((report.workload.rate_per_s?, l.at(50.0)? as f64, l.at(99.0)? as f64))
+            })
+            .collect();
+        points.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        if points.len() < 2 {
+            return String::new();
+        }
+        let x = Axis::linear(points.iter().map(|point| point.0), count);
+        let y = Axis::log(points.iter().flat_map(|point| [point.1, point.2]), time);
+        let mut chart = Chart::new(280.0, x, y, "offered each second", "p50 (lower) and p99 (upper)");
+        chart.line(0, &points.iter().map(|point| (point.0, point.1)).collect::<Vec<_>>());
+        chart.line(1, &points.iter().map(|point| (point.0, point.2)).collect::<Vec<_>>());
+        section("Latency against rate", &chart.finish("latency against rate"))
+    }
+
+    fn costs(&self) -> String {
+        let bars: Vec<(usize, String, f64)> = (self.reports.iter().enumerate())
+            .flat_map(|(n, report)| {
+                let server =
+                    report.cost.server.map(|end| (n, format!("{} server", n + 1), end.cpu_ns_per_op));
+                server.into_iter().chain([(n, format!("{} client", n + 1), report.cost.client.cpu_ns_per_op)])
+            })
+            .collect();
+        section("Processor time for each operation", &bar_chart(&bars, "processor time"))
+    }
+}
+
+fn bar_chart(bars: &[(usize, String, f64)], title: &str) -> String {
+    let rows = bars.len() as f64;
+    let ticks = bars.iter().enumerate().map(|(n, (_, name, _))| (rows - n as f64, name.clone())).collect();
+    let x = Axis::linear(bars.iter().map(|(_, _, value)| *value), time);
+    let y = Axis::with_ticks(0.0, rows + 1.0, false, ticks);
+    let mut chart = Chart::new(52.0 + 26.0 * (rows + 1.0), x, y, "for each operation", "");
+    for (n, (series, _, value)) in bars.iter().enumerate() {
+        chart.bar(*series, rows - n as f64, *value, &time(*value));
+    }
+    chart.finish(title)
+}
+
+fn section(title: &str, chart: &str) -> String {
+    format!("<h3>{}</h3>\n{chart}", escape(title))
+}
+
+fn comparison_section(comparison: &Comparison) -> String {
+    let mut body = format!("<h2>Comparison with {}</h2>\n", escape(&comparison.baseline));
+    body += &format!(
+        "<p>Median of the ratios of {} paired runs, with an interval of at least 95 % confidence where there are \
+         enough; the grey band is the noise floor: how far the baseline differs from itself.</p>\n",
+        comparison.blocks
+    );
+    for cell in &comparison.cells {
+        body += &format!("<h3><code>{}</code></h3>\n", escape(&cell.run));
+        body += &dots(cell);
+        body +=
+            "<table><tr><th>contender<th>each second<th>cpu for each<th>p99<th>cpu<th>runs<th>rate</tr>\n";
+        let told = |value: Option<f64>, how: fn(f64) -> String| value.map_or_else(|| "–".into(), how);
+        for row in &cell.rows {
+            let cpu = escape(&compare::cpu_verdict(row, cell.noise_floor.cpu * 100.0));
+            let bound = if row.generator_bound * 2 > row.valid { ", generator-bound" } else { "" };
+            body += &format!(
+                "<tr><td>{}<td>{}<td>{}<td>{}<td>{cpu}<td>{}/{}<td>{}{bound}</tr>\n",
+                escape(&row.name),
+                told(row.ops_per_s, count),
+                told(row.cpu_ns_per_op, time),
+                told(row.p99_ns, time),
+                row.valid,
+                row.runs,
+                escape(&compare::verdict(row, cell.noise_floor.rate * 100.0)),
+            );
+        }
+        body += "</table>\n";
+    }
+    for left_out in &comparison.left_out {
+        body += &format!("<p class=\"warning\">not measured: {}</p>\n", escape(left_out));
+    }
+    body
+}
+
+/// The ratios of rates, with their intervals.
+fn dots(cell: &Cell) -> String {
+    let rows: Vec<_> = cell.rows.iter().filter_map(|row| Some((&row.name, row.rate?))).collect();
+    let floor = if cell.noise_floor.rate.is_finite() { cell.noise_floor.rate } else { 0.0 };
+    let count = rows.len() as f64;
+    let x = Axis::linear(rows.iter().map(|(_, e)| e.high).chain([1.0 + floor, 1.2]), |ratio| {
+        format!("{ratio:.2}")
+    });
+    let ticks = rows.iter().enumerate().map(|(n, (name, _))| (count - n as f64, (*name).clone())).collect();
+    let y = Axis::with_ticks(0.0, count + 1.0, false, ticks);
+    let mut chart = Chart::new(52.0 + 28.0 * (count + 1.0), x, y, "rate, as a ratio to the baseline", "");
+    chart.band(1.0 - floor, 1.0 + floor);
+    for (n, (_, e)) in rows.iter().enumerate() {
+        chart.interval(n, count - n as f64, [e.low, e.median, e.high]);
+    }
+    chart.finish("ratios of rates")
+}
+
+fn environment_table(environment: &Environment) -> String {
+    let e = environment;
+    let virt = if e.is_virtual { "virtual" } else { "not virtual" };
+    let mut rows = vec![
+        ("processors".to_owned(), format!("{}x {} ({virt})", e.processors, e.cpu)),
+        ("kernel".into(), e.kernel.clone()),
+        ("congestion control".into(), e.congestion_control.clone()),
+        ("clock".into(), format!("{}, {} to read", e.clocksource, time(e.clock_cost_ns as f64))),
+        ("loopback mtu".into(), e.loopback_mtu.clone()),
+        ("descriptors".into(), count(e.nofile as f64)),
+        ("load".into(), e.loadavg.clone()),
+    ];
+    rows.extend(e.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let rows =
+        rows.iter().map(|(name, value)| format!("<tr><th>{}<td>{}</tr>\n", escape(name), escape(value)));
+    format!("<h2>Machine</h2>\n<table>\n{}</table>\n", rows.collect::<String>())
+}
+
+/// As it would be typed.
+fn command(tool: &Tool) -> String {
+    let quoted = |word: &String| {
+        let is_plain = word.chars().all(|c| c.is_alphanumeric() || "-_=.,:/+%".contains(c));
+        if is_plain && !word.is_empty() { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    let words: Vec<_> = tool.command.iter().map(quoted).collect();
+    format!("{} {}", tool.name, words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_typed_again() {
+        let words = ["compare", "--run", "echo -c 64"].map(str::to_owned).to_vec();
+        let tool = Tool { name: "ringlink-bench".into(), version: String::new(), command: words };
+        assert_eq!(command(&tool), "ringlink-bench compare --run 'echo -c 64'");
+    }
+
+    #[test]
+    fn an_empty_page_is_a_page() {
+        assert!(Page::default().html().ends_with("</html>\n"));
+    }
+}

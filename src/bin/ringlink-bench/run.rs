@@ -1,0 +1,205 @@
+//! A run: far end, threads, the common start, what is measured at the window's edges, and the report of it all.
+
+mod checks;
+mod collect;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::engine::Wiring;
+use crate::environment::{self, Environment};
+use crate::far_end::FarEnd;
+use crate::flags::{CommonFlags, Pin};
+use crate::report::{self, Report, Tool, Totals, Workload};
+use crate::workload::{Gate, Lengths, News, Tally};
+use crate::{clock, signals};
+use collect::{Collected, Collector};
+
+/// What a workload is to a run.
+pub(crate) struct Job<'f> {
+    pub(crate) common: &'f CommonFlags,
+    pub(crate) connections: usize,
+    /// What the far end is told, where it is ours.
+    pub(crate) serve: Vec<String>,
+    /// Operations under way at any time in a closed loop.
+    pub(crate) concurrency: Option<usize>,
+    /// True when the run ends by itself, not by time.
+    pub(crate) ends_by_count: bool,
+    pub(crate) workload: Workload,
+}
+
+/// What a thread of a run does; it hands back the number of its system calls.
+pub(crate) type Body = Box<dyn FnOnce() -> anyhow::Result<u64> + Send>;
+
+/// A thread's share of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    pub(crate) thread: usize,
+    pub(crate) threads: usize,
+    pub(crate) lanes: usize,
+    /// The number of its first connection.
+    pub(crate) first: u32,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) news: Sender<News>,
+}
+
+impl Job<'_> {
+    pub(crate) fn lengths(&self) -> Lengths {
+        let common = self.common;
+        let duration = if self.ends_by_count { Duration::from_secs(86_400) } else { common.duration };
+        Lengths {
+            warmup: common.warmup(self.ends_by_count),
+            duration,
+            interval: common.interval,
+            patience: common.timeout,
+        }
+    }
+
+    /// Runs it. An error is one of the machine or the far end; what the load itself found is in the report.
+    pub(crate) fn run(mut self, make: impl Fn(Share, Wiring) -> Body) -> anyhow::Result<Report> {
+        let started = clock::unix();
+        environment::raise_nofile(self.connections)?;
+        let pin = processors(self.common.pin, self.common.target.is_none(), self.common.threads);
+        let (target, mut far) = match self.common.resolve()? {
+            Some(target) => (target, None),
+            None => {
+                let far = FarEnd::serve(&self.serve, pin.server)?;
+                (far.address, Some(far))
+            }
+        };
+        self.describe(target, pin);
+        let server = far.as_ref().map(FarEnd::pid).or(self.common.target_pid);
+        let (gate, (news, heard)) = (Arc::new(Gate::default()), mpsc::channel());
+        let threads = self.start_threads(target, pin, &gate, &news, make)?;
+        drop(news);
+        signals::on_signal({
+            let gate = Arc::clone(&gate);
+            move || gate.stop()
+        });
+        let collector = Collector::new(&self, server, far.as_mut(), &gate, heard);
+        let collected = collector.collect()?;
+        let mut calls = 0;
+        for thread in threads {
+            calls += thread.join().unwrap_or_else(|_| bail!("a thread of the generator panicked"))?;
+        }
+        Ok(self.report(started, &collected, calls, gate.is_stopped()))
+    }
+
+    fn describe(&mut self, target: SocketAddr, pin: Pin) {
+        let common = self.common;
+        let workload = &mut self.workload;
+        workload.target = common.target.clone().unwrap_or_else(|| target.to_string());
+        workload.own_far_end = common.target.is_none();
+        workload.connections = self.connections;
+        workload.threads = usize::from(common.threads);
+        workload.duration_ns = if self.ends_by_count { 0 } else { clock::span(common.duration) };
+        workload.warmup_ns = clock::span(common.warmup(self.ends_by_count));
+        workload.seed = common.seed;
+        workload.nodelay = !common.delay;
+        let system = || Environment::congestion_control();
+        workload.congestion = common.congestion.clone().unwrap_or_else(system);
+        let end = |name: &str, processor: Option<usize>| processor.map(|n| format!("{name} on cpu {n}"));
+        let ends = [end("client", pin.client), end("server", pin.server)];
+        let told = ends.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        workload.processors = if told.is_empty() { "not pinned".into() } else { told };
+    }
+
+    fn start_threads(
+        &self,
+        target: SocketAddr,
+        pin: Pin,
+        gate: &Arc<Gate>,
+        news: &Sender<News>,
+        make: impl Fn(Share, Wiring) -> Body,
+    ) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<u64>>>> {
+        let threads = usize::from(self.common.threads);
+        let mut first = 0;
+        let mut started = Vec::new();
+        for thread in 0..threads {
+            let lanes = self.connections / threads + usize::from(thread < self.connections % threads);
+            let share = Share { thread, threads, lanes, first, gate: Arc::clone(gate), news: news.clone() };
+            first += u32::try_from(lanes).context("too many connections")?;
+            let wiring = Wiring {
+                target,
+                lanes,
+                nodelay: !self.common.delay,
+                congestion: self.common.congestion.clone(),
+                processor: pin.client,
+            };
+            let spawned = thread::Builder::new().name(format!("load-{thread}")).spawn(make(share, wiring));
+            started.push(spawned.context("cannot start a thread")?);
+        }
+        Ok(started)
+    }
+
+    fn report(&self, started: u64, collected: &Collected, calls: u64, interrupted: bool) -> Report {
+        let tally = &collected.tally;
+        let rate = collected.rate(self.workload.pace == "open");
+        let enters = tally.sent.max(1);
+        let mut cost = collected.cost(&rate);
+        cost.client.enters_per_op = Some(calls as f64 / enters as f64);
+        let mut report = Report {
+            schema: report::SCHEMA.into(),
+            status: report::Status::Ok,
+            error: tally.failure.clone(),
+            started_unix_ns: started,
+            tool: Tool::this(),
+            workload: self.workload.clone(),
+            environment: Environment::capture(),
+            totals: totals(tally),
+            rate,
+            latency_ns: report::Latencies {
+                response: (self.workload.pace == "open").then(|| tally.response.latency()).flatten(),
+                service: tally.service.latency(),
+                send_lag: tally.lag.latency(),
+            },
+            figures: tally.figures.clone(),
+            intervals: collected.intervals.clone(),
+            cost,
+            netstat_delta: collected.netstat.clone(),
+            checks: Vec::new(),
+            thresholds: Vec::new(),
+        };
+        report.checks = checks::checks(&report, self.concurrency, &tally.service);
+        report.thresholds = self.common.threshold.iter().map(|t| t.check(&report)).collect();
+        report.status = match () {
+            () if report.is_unsound() => report::Status::Error,
+            () if interrupted => report::Status::Partial,
+            () if self.common.strict && report.failed_checks().next().is_some() => report::Status::Invalid,
+            () => report::Status::Ok,
+        };
+        if let Some(path) = &self.common.output.hgrm {
+            let histogram = if self.workload.pace == "open" { &tally.response } else { &tally.service };
+            if let Err(error) = std::fs::write(path, histogram.hgrm()) {
+                tracing::error!(path = %path.display(), %error, "cannot write the percentiles");
+            }
+        }
+        report
+    }
+}
+
+fn totals(tally: &Tally) -> Totals {
+    Totals {
+        sent: tally.sent,
+        verified: tally.verified,
+        lost: tally.lost,
+        late_dropped: tally.late_dropped,
+        bytes_tx: tally.bytes_tx,
+        bytes_rx: tally.bytes_rx,
+        errors: tally.errors,
+    }
+}
+
+/// Where the ends run unless it was said: apart, if the far end is ours and there is a processor for each.
+pub(crate) fn processors(pin: Pin, own_far_end: bool, threads: u16) -> Pin {
+    if !pin.is_auto {
+        return pin;
+    }
+    let apart = own_far_end && threads == 1 && environment::processors() >= 2;
+    Pin { is_auto: false, client: apart.then_some(1), server: apart.then_some(0) }
+}

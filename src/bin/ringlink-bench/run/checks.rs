@@ -1,0 +1,74 @@
+//! What must hold for a result to mean what it says. Bounds are fixed here, before anything is measured.
+
+use crate::histogram::Histogram;
+use crate::report::{Check, Report, text};
+
+/// The delayed acknowledgement of Linux, met by Nagle's algorithm.
+const NAGLE: std::ops::Range<u64> = 38_000_000..44_000_000;
+
+pub(super) fn checks(report: &Report, concurrency: Option<usize>, service: &Histogram) -> Vec<Check> {
+    let mut checks = vec![conservation(report)];
+    if let Some(concurrency) = concurrency {
+        checks.push(littles_law(report, concurrency, service));
+    }
+    if let Some(achieved) = report.rate.achieved_ratio {
+        let told = format!("{:.2} % of the offered rate was answered", achieved * 100.0);
+        checks.push(Check::new("rate", achieved >= 0.99, told));
+    }
+    checks.extend(send_lag(report));
+    checks.push(headroom(report));
+    checks.extend(neighbours(report));
+    if service.count() > 0 {
+        let (window, max) = (report.rate.window_ns, service.max());
+        let told = format!("the longest of {} in {}", text::time(max as f64), text::time(window as f64));
+        checks.push(Check::new("window", window >= max.saturating_mul(5), told));
+        let stuck = service.count_between(NAGLE);
+        let told = format!("{stuck} answers took 38 to 44 ms: Nagle meets delayed acknowledgements");
+        checks.push(Check::new("nagle", stuck * 100 < service.count(), told));
+    }
+    checks
+}
+
+fn conservation(report: &Report) -> Check {
+    let t = &report.totals;
+    let told = format!("{} sent, {} verified, {} lost", t.sent, t.verified, t.lost);
+    Check::new("conservation", t.sent == t.verified + t.lost, told)
+}
+
+/// N = X R: what is under way is rate times time, or time was lost where nobody looked.
+fn littles_law(report: &Report, concurrency: usize, service: &Histogram) -> Check {
+    let product = report.rate.ops_per_s * service.mean() / 1e9;
+    let off = product / concurrency as f64;
+    Check::new("little", (off - 1.0).abs() <= 0.03, format!("rate times time is {off:.3} of the concurrency"))
+}
+
+fn send_lag(report: &Report) -> Option<Check> {
+    let (lag, response) =
+        (report.latency_ns.send_lag.as_ref()?.at(99.0)?, report.latency_ns.response.as_ref()?);
+    let response = response.at(99.0)?;
+    let told = format!(
+        "the generator sent late by {} (p99), of response times of {}",
+        text::time(lag as f64),
+        text::time(response as f64)
+    );
+    Some(Check::new("send lag", lag * 10 <= response, told))
+}
+
+fn headroom(report: &Report) -> Check {
+    let available = report.rate.window_ns.max(1) as f64 * report.workload.threads.max(1) as f64;
+    let used = report.cost.client.cpu_ns as f64 / available;
+    let told = format!("generator-bound: it used {:.0} % of its processors", used * 100.0);
+    Check::new("generator", used < 0.95, told)
+}
+
+fn neighbours(report: &Report) -> [Check; 2] {
+    let window = report.rate.window_ns.max(1) as f64;
+    let processors = report.environment.processors.max(1) as f64;
+    let stolen = report.cost.system.steal_ns as f64 / window / processors;
+    let told = format!("the hypervisor took {:.1} % of the machine", stolen * 100.0);
+    let steal = Check::new("steal", stolen <= 0.02, told);
+    let others = report.cost.system.unattributed_ns as f64 / window;
+    let told = format!("others used {:.0} % of a processor", others * 100.0);
+    // Without the server's process its work is among the others'.
+    [steal, Check::new("neighbours", report.cost.server.is_none() || others <= 0.10, told)]
+}

@@ -1,0 +1,92 @@
+//! `ringlink-bench serve`: reference servers to be measured against, and faulty ones to be found out.
+//!
+//! Each says `READY ADDRESS PID` when it listens. With `--supervised` it ends with its standard input, and answers each
+//! line there, the name of a counter, with its value.
+
+mod faulty;
+mod streams;
+
+use std::io::{self, BufRead as _, Write as _};
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+use ringlink::service::{Bench, Echo};
+use ringlink::{Endpoint, Handler, Mode, Node, Stats};
+
+pub(crate) use faulty::Fault;
+use faulty::Faulty;
+pub(crate) use streams::Progress;
+use streams::{Source, VerifyingSink};
+
+use crate::contender;
+use crate::environment;
+use crate::flags::{Backend, ServeFlags, Service};
+
+/// Serves until standard input ends (`--supervised`) or a signal ends the process.
+pub(crate) fn serve(flags: &ServeFlags) -> anyhow::Result<()> {
+    environment::raise_nofile(flags.connections)?;
+    let seed = flags.seed;
+    match (flags.service, flags.with) {
+        (Service::Echo, Backend::Tokio) => contender::tokio::echo(flags),
+        (Service::Echo, Backend::Threads) => contender::threads::echo(flags),
+        (Service::Msg, Backend::Tokio) => contender::tokio::receive(flags),
+        (Service::Msg, Backend::Threads) => contender::threads::receive(flags),
+        (Service::Echo, Backend::Ringlink | Backend::RinglinkTokioUring) => match flags.faulty {
+            None => node(flags, Mode::Stream, |_| Echo),
+            Some(fault) => node(flags, Mode::Stream, move |_| Faulty::new(fault)),
+        },
+        (Service::Msg, Backend::Ringlink | Backend::RinglinkTokioUring) => {
+            node(flags, Mode::Message, |_| Bench::default())
+        }
+        // The flags were checked: these are nodes.
+        (Service::Sink, _) => node(flags, Mode::Stream, move |_| VerifyingSink::new(seed)),
+        (Service::Source, _) => node(flags, Mode::Stream, move |_| Source::new(seed)),
+    }
+}
+
+fn node<H: Handler>(
+    flags: &ServeFlags,
+    mode: Mode,
+    make: impl Fn(usize) -> H + Send + Sync + 'static,
+) -> anyhow::Result<()> {
+    let channels = u32::try_from(flags.connections).context("too many connections")?;
+    let node = Node::builder()
+        .mode(mode)
+        .driver(flags.with.driver().unwrap_or_default())
+        .channels(0, channels)
+        .listen(flags.listen)
+        .loops(flags.threads)
+        .socket(|socket| socket.congestion.clone_from(&flags.congestion))
+        .start(make)?;
+    let Some(Endpoint::Tcp(address)) = node.local_addrs().first() else { bail!("it listens nowhere") };
+    ready(*address)?;
+    let handle = node.handle();
+    if flags.supervised {
+        answer(|name| counter(&handle.stats(), name))?;
+        node.shutdown(std::time::Duration::ZERO);
+    }
+    node.join()?;
+    Ok(())
+}
+
+fn counter(stats: &Stats, name: &str) -> Option<u64> {
+    stats.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+/// Tells whoever waits that the server listens.
+pub(crate) fn ready(address: SocketAddr) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "READY {address} {}", std::process::id())?;
+    stdout.flush().context("cannot say that the server is ready")
+}
+
+/// Answers names of counters with their values until standard input ends; unknown ones with `none`.
+pub(crate) fn answer(counter: impl Fn(&str) -> Option<u64>) -> anyhow::Result<()> {
+    for name in io::stdin().lock().lines() {
+        let value = counter(name?.trim()).map_or_else(|| "none".to_owned(), |value| value.to_string());
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{value}")?;
+        stdout.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! What the program asks of a channel. All of it may be asked at any time, in any order, again and again; it takes
+//! effect with the channel's next submissions.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::dial::Attempt;
+use super::lifecycle::{Ending, PauseReasons};
+use super::{Channel, ChunkPool, Phase};
+use crate::config::Mode;
+use crate::error::{CloseReason, ClosedBy, SendError};
+use crate::link::LinkError;
+
+/// Codes from here on are of this node alone: see [`CloseReason`].
+const FIRST_LOCAL_CODE: u16 = 100;
+
+/// Whether a send is held against `outbox_max`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cap {
+    Holds,
+    /// It was held against it when it was posted: see `Slots::charge`.
+    Passed,
+}
+
+impl Channel {
+    /// Queues bytes, in message mode one message; copies them. All or nothing.
+    pub(crate) fn send(&mut self, bytes: &[u8], pool: &mut ChunkPool) -> Result<(), SendError> {
+        self.send_copied(bytes, Cap::Holds, pool)
+    }
+
+    /// As [`Channel::send`], for what another thread posted after `Slots::charge` found room for it.
+    pub(crate) fn send_posted(&mut self, bytes: &[u8], pool: &mut ChunkPool) -> Result<(), SendError> {
+        self.send_copied(bytes, Cap::Passed, pool)
+    }
+
+    fn send_copied(&mut self, bytes: &[u8], cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
+        let size = self.admit_message(bytes.len(), cap)?;
+        match self.settings.mode {
+            Mode::Stream => self.outbox.push(bytes, pool),
+            Mode::Message => {
+                self.take_control(pool);
+                for (header, range) in self.link.frames(bytes.len()) {
+                    self.outbox.push_parts(&[&header, &bytes[range]], pool);
+                }
+            }
+        }
+        self.count_sent(size);
+        Ok(())
+    }
+
+    /// As [`Channel::send`], but large bytes go by reference.
+    pub(crate) fn send_bytes(&mut self, bytes: Bytes, pool: &mut ChunkPool) -> Result<(), SendError> {
+        self.send_shared(bytes, Cap::Holds, pool)
+    }
+
+    /// As [`Channel::send_bytes`], for what another thread posted.
+    pub(crate) fn send_bytes_posted(&mut self, bytes: Bytes, pool: &mut ChunkPool) -> Result<(), SendError> {
+        self.send_shared(bytes, Cap::Passed, pool)
+    }
+
+    /// Another thread's send was accepted when it was posted, and came when nothing could be sent any more: it is
+    /// reported as unsent.
+    pub(crate) fn count_too_late(&mut self, size: usize) {
+        self.totals.accepted += size as u64;
+    }
+
+    fn send_shared(&mut self, bytes: Bytes, cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
+        let size = self.admit_message(bytes.len(), cap)?;
+        match self.settings.mode {
+            Mode::Stream => self.outbox.push_shared(bytes, pool),
+            Mode::Message => {
+                self.take_control(pool);
+                for (header, range) in self.link.frames(bytes.len()) {
+                    self.outbox.push(&header, pool);
+                    self.outbox.push_shared(bytes.slice(range), pool);
+                }
+            }
+        }
+        self.count_sent(size);
+        Ok(())
+    }
+
+    /// The bytes a message of `len` takes in the outbox, if it may go there.
+    fn admit_message(&mut self, len: usize, cap: Cap) -> Result<usize, SendError> {
+        let mut size = len;
+        if self.settings.mode == Mode::Message && self.phase == Phase::Open {
+            let max = self.link.max_message();
+            if len > max {
+                return Err(SendError::TooBig { size: len, max });
+            }
+            size += self.link.frames(len).map(|(header, _)| header.len()).sum::<usize>();
+        }
+        self.find_room(size, cap)?;
+        Ok(size)
+    }
+
+    /// In message mode one message may pass `outbox_max` as long as the outbox is below its high mark: a message of
+    /// `max_message` could never be sent otherwise, since half a message is never accepted. A stream can be sent in
+    /// parts.
+    fn find_room(&mut self, size: usize, cap: Cap) -> Result<(), SendError> {
+        match self.phase {
+            _ if self.ending.is_some() || self.facts.fin_wanted => return Err(SendError::Closed),
+            Phase::Resolving | Phase::Dialing | Phase::Opening => return Err(SendError::NotOpen),
+            Phase::Open => {}
+            Phase::Broken | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Closed => {
+                return Err(SendError::Closed);
+            }
+        }
+        let max = self.settings.limits.outbox_max;
+        let one_more = self.settings.mode == Mode::Message && !self.is_backed_up();
+        if cap == Cap::Passed || one_more || self.outbox.has_room(size, max) {
+            return Ok(());
+        }
+        self.facts.refused |= !self.outbox.is_empty();
+        self.settings.counters.sends_refused.add(1);
+        Err(SendError::WouldBlock { queued: self.outbox.queued(), size, max })
+    }
+
+    fn count_sent(&mut self, size: usize) {
+        self.count_accepted(size);
+        if self.settings.mode == Mode::Message {
+            self.totals.messages_out += 1;
+            self.settings.counters.messages_out.add(1);
+        }
+    }
+
+    /// A callback is done with the message of [`Event::Assembled`](super::Event::Assembled).
+    pub(crate) fn give_back(&mut self, message: Vec<u8>) {
+        self.link.give_back(message);
+    }
+
+    /// Stops delivering and reading. What is on the way from the kernel is held.
+    pub(crate) fn pause(&mut self) {
+        self.pauses.insert(PauseReasons::USER);
+    }
+
+    /// Goes on delivering, what is held first, and then reading.
+    pub(crate) fn resume(&mut self) {
+        self.pauses.remove(PauseReasons::USER);
+    }
+
+    /// Sends FIN after everything queued. What the peer sends is still received; when it has sent its FIN too, the
+    /// channel closes.
+    pub(crate) fn shutdown_write(&mut self) {
+        self.facts.fin_wanted = true;
+        self.facts.drained = false;
+    }
+
+    /// Ends the channel in good order: what is queued is sent, then FIN, and the peer's FIN is awaited, each for a
+    /// while. What is received from now on, and what is held, is discarded.
+    ///
+    /// Where links end by GOAWAY, a peer that just closed the connection has ended it, whoever closes after it.
+    pub(crate) fn close(&mut self) {
+        self.end(match self.settings.mode {
+            Mode::Message if self.is_at_eof() => Ending::new(CloseReason::PeerClosed, ClosedBy::Peer),
+            Mode::Message | Mode::Stream => Ending::new(CloseReason::Normal, ClosedBy::Us),
+        });
+    }
+
+    /// [`Channel::close`] for another reason, which the peer is told where there is a way to.
+    pub(crate) fn fail(&mut self, reason: CloseReason, by: ClosedBy, detail: Option<Box<str>>) {
+        self.end(Ending::new(reason, by).with_detail(detail));
+    }
+
+    fn latch_and_tell(&mut self, ending: Ending) {
+        if ending.by == ClosedBy::Us && ending.reason.code() < FIRST_LOCAL_CODE {
+            let retry_after = ending.retry_after.unwrap_or_default();
+            self.link.go_away(ending.reason, retry_after, ending.detail.as_deref().unwrap_or_default());
+        }
+        self.latch(ending);
+    }
+
+    /// The program may hear of the channel: it is the link to its peer.
+    pub(crate) fn admit(&mut self) {
+        self.facts.admitted = true;
+    }
+
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.facts.admitted
+    }
+
+    /// [`Event::Confirmed`](super::Event::Confirmed) is to come as soon as any frame proves that the peer has
+    /// established this link; the peer is asked for one.
+    pub(crate) fn watch(&mut self) {
+        self.facts.watched = true;
+        if !self.is_confirmed() {
+            self.link.ask();
+        }
+    }
+
+    /// True when a frame came after the peer's hello.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.totals.messages_in > 0 || self.early.is_some() || self.link.is_confirmed()
+    }
+
+    /// Ends a channel in whose place there is another to the same peer. What is queued is sent, as by
+    /// [`Channel::close`]; and what the peer sends until it has heard of it is still delivered.
+    pub(crate) fn retire(&mut self, reason: CloseReason) {
+        debug_assert!(self.link.is_established(), "two links were compared");
+        if matches!(self.phase, Phase::Opening | Phase::Open) {
+            self.latch_and_tell(Ending::new(reason, ClosedBy::Us));
+            self.facts.drained = false;
+            self.enter(Phase::Flushing);
+        }
+    }
+
+    /// [`Channel::fail`], with the time for which the peer should not dial again.
+    pub(crate) fn refuse(&mut self, reason: CloseReason, retry_after: Duration, detail: Option<Box<str>>) {
+        let retry_after = (!retry_after.is_zero()).then_some(retry_after);
+        self.end(Ending { retry_after, ..Ending::new(reason, ClosedBy::Us).with_detail(detail) });
+    }
+
+    /// Ends the channel at once, by RST. What is queued or held is dropped.
+    pub(crate) fn abort(&mut self) {
+        self.cut(CloseReason::Aborted);
+    }
+
+    /// [`Channel::abort`] for another reason, which the peer is not told.
+    pub(crate) fn cut(&mut self, reason: CloseReason) {
+        let ending = Ending::new(reason, ClosedBy::Us);
+        match self.phase {
+            Phase::Resolving | Phase::Dialing => self.end_dial(ending),
+            Phase::Opening | Phase::Open => {
+                self.latch(ending);
+                self.discard_received();
+                self.enter_closing(true);
+            }
+            Phase::Flushing | Phase::Broken | Phase::Lingering => {
+                if !self.outbox.is_empty() {
+                    self.overrule(ending);
+                }
+                self.discard_received();
+                self.enter_closing(true);
+            }
+            Phase::Closing | Phase::Closed => {
+                self.facts.reset |= !self.facts.close_submitted;
+                self.discard_received();
+            }
+        }
+    }
+
+    pub(super) fn handle_link_error(&mut self, error: LinkError) {
+        let LinkError { reason, detail } = error;
+        if reason == CloseReason::PeerDead && matches!(self.phase, Phase::Opening | Phase::Open) {
+            // Nobody is there to be told, nor to take what is queued.
+            self.latch(Ending::new(reason, ClosedBy::Us).with_detail(detail));
+            self.discard_received();
+            return self.enter_closing(true);
+        }
+        let by = if reason == CloseReason::Truncated { ClosedBy::Peer } else { ClosedBy::Us };
+        self.fail(reason, by, detail);
+    }
+
+    /// The peer said goodbye, and why.
+    pub(super) fn handle_gone_away(
+        &mut self,
+        reason: Option<CloseReason>,
+        code: u16,
+        retry_after: Duration,
+        text: String,
+    ) {
+        let detail = match (reason, text.is_empty()) {
+            (Some(_), true) => None,
+            (Some(_), false) => Some(text),
+            (None, _) => Some(format!("code {code} {text}").trim_end().to_owned()),
+        };
+        let mut ending = Ending::new(reason.unwrap_or(CloseReason::PeerClosed), ClosedBy::Peer)
+            .with_detail(detail.map(String::into_boxed_str));
+        ending.retry_after = (!retry_after.is_zero()).then_some(retry_after);
+        // It was said before the connection failed, and explains it.
+        if self.ending.as_ref().is_some_and(|first| first.is_failure()) {
+            ending.errno = self.ending.take().and_then(|first| first.errno);
+            self.latch(ending);
+            self.discard_received();
+            if self.phase == Phase::Broken {
+                self.enter_closing(true);
+            }
+            return;
+        }
+        self.end(ending);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        match self.phase {
+            Phase::Resolving | Phase::Dialing => self.end_dial(ending),
+            Phase::Opening | Phase::Open => {
+                self.latch_and_tell(ending);
+                self.enter_flushing();
+            }
+            Phase::Broken => {
+                self.discard_received();
+                self.enter_closing(true);
+            }
+            Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Closed => self.discard_received(),
+        }
+    }
+
+    fn end_dial(&mut self, ending: Ending) {
+        self.latch(ending);
+        let dial = self.dial.as_mut().expect("what is being dialed has a dial");
+        if self.phase == Phase::Resolving || dial.attempt == Attempt::Wanted {
+            // The driver has not heard of it.
+            return self.enter(Phase::Closed);
+        }
+        dial.cancel();
+    }
+}

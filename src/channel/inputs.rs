@@ -1,0 +1,234 @@
+//! What happened to a channel: completions of the driver, and time.
+
+use super::lifecycle::Ending;
+use super::{Channel, ChunkPool, Inbound, Phase};
+use crate::addr::Endpoint;
+use crate::clock::Mono;
+use crate::driver::Batch;
+use crate::error::{CloseReason, ClosedBy, Errno};
+use crate::link::Link;
+
+impl Channel {
+    /// The lookup of [`Channel::name`] is done: its addresses, or what went wrong.
+    pub(crate) fn resolved(&mut self, outcome: Result<Vec<Endpoint>, String>) {
+        if self.phase != Phase::Resolving {
+            return; // closed meanwhile
+        }
+        let ending = match outcome {
+            Ok(endpoints) if endpoints.is_empty() => "the name has no address".into(),
+            Err(error) => error.into_boxed_str(),
+            Ok(endpoints) => {
+                self.dial.as_mut().expect("a name is looked up for a dial").set_endpoints(endpoints);
+                return self.enter(Phase::Dialing);
+            }
+        };
+        self.latch(Ending::new(CloseReason::NameNotFound, ClosedBy::Network).with_detail(Some(ending)));
+        self.enter(Phase::Closed);
+    }
+
+    /// The link is made now: its handshake has a deadline that does not count the dial.
+    pub(crate) fn handle_dialed(&mut self, local: Endpoint, peer: Endpoint, link: Link, now: Mono) {
+        debug_assert_eq!(self.phase, Phase::Dialing);
+        // TCP connects a socket to itself when it dials a free port of its own machine and is given that very port.
+        // (Both ends of a Unix socket may be nameless.)
+        let to_itself = local.socket_addr().is_some() && local == peer;
+        (self.local, self.peer) = (Some(local), Some(peer));
+        self.link = link;
+        self.moved_at = now;
+        self.dial = None;
+        if to_itself {
+            self.latch(Ending::new(CloseReason::SelfDial, ClosedBy::Us));
+        }
+        if self.ending.is_some() {
+            self.discard_received();
+            self.enter_closing(true);
+        } else {
+            self.enter(Phase::Opening);
+        }
+    }
+
+    pub(crate) fn handle_dial_failed(&mut self, errno: Errno, now: Mono) {
+        debug_assert_eq!(self.phase, Phase::Dialing);
+        self.moved_at = now;
+        self.until = None;
+        let dial = self.dial.as_mut().expect("what is being dialed has a dial");
+        if self.ending.is_none() {
+            match dial.handle_failed(errno) {
+                Some(ending) => self.latch(ending),
+                None => return,
+            }
+        }
+        self.enter(Phase::Closed);
+    }
+
+    /// The peer sent FIN. The program is told when everything before it is delivered.
+    pub(crate) fn handle_eof(&mut self, now: Mono) {
+        debug_assert_eq!(self.inbound, Inbound::Flowing);
+        self.moved_at = now;
+        self.inbound = Inbound::Eof;
+        match self.phase {
+            Phase::Lingering => self.enter_closing(false),
+            Phase::Broken => self.enter_closing(true),
+            // Flushing goes on; it will not linger.
+            Phase::Opening | Phase::Open | Phase::Flushing | Phase::Closing | Phase::Closed => {}
+            Phase::Resolving | Phase::Dialing => debug_assert!(false, "EOF without a socket"),
+        }
+    }
+
+    /// The receiving half failed, and with it the connection. What came before is still delivered.
+    pub(crate) fn handle_receive_failed(&mut self, errno: Errno, now: Mono) {
+        debug_assert_eq!(self.inbound, Inbound::Flowing);
+        self.moved_at = now;
+        self.inbound = Inbound::Failed;
+        match self.phase {
+            Phase::Opening | Phase::Open | Phase::Broken => {
+                self.latch(Ending::of_errno(errno));
+                self.enter_closing(true);
+            }
+            Phase::Flushing => {
+                if !self.outbox.is_empty() {
+                    self.overrule(Ending::of_errno(errno));
+                }
+                self.enter_closing(true);
+            }
+            // All was sent; that the peer resets instead of closing changes nothing for us.
+            Phase::Lingering => self.enter_closing(true),
+            Phase::Closing | Phase::Closed => {}
+            Phase::Resolving | Phase::Dialing => debug_assert!(false, "a failed receive without a socket"),
+        }
+    }
+
+    pub(crate) fn handle_sent(
+        &mut self,
+        batch: Batch,
+        error: Option<Errno>,
+        pool: &mut ChunkPool,
+        now: Mono,
+    ) {
+        debug_assert!(batch.is_written() || error.is_some(), "a batch comes back whole or with an error");
+        self.moved_at = now;
+        let (len, written) = (batch.len() as u64, batch.written() as u64);
+        self.totals.written += written;
+        let counters = &self.settings.counters;
+        counters.bytes_out.add(written);
+        counters.bytes_queued.sub(len);
+        let low = self.settings.limits.outbox_low;
+        let drained = self.outbox.handle_sent(batch, low, pool);
+        if let Some(errno) = error {
+            return self.handle_send_failed(errno, pool, now);
+        }
+        // Who was refused above low waits for the edge; who was refused below it would wait for ever.
+        let relieved = drained || self.facts.refused && self.outbox.is_empty();
+        if relieved && self.phase == Phase::Open && !self.facts.fin_wanted {
+            self.facts.drained = true;
+            self.facts.refused = false;
+        }
+    }
+
+    fn handle_send_failed(&mut self, errno: Errno, pool: &mut ChunkPool, now: Mono) {
+        self.discard_outbox(pool);
+        match self.phase {
+            Phase::Opening | Phase::Open => {
+                self.latch(Ending::of_errno(errno));
+                self.facts.drained = false;
+                if self.inbound == Inbound::Flowing {
+                    self.enter(Phase::Broken);
+                    self.until = Some(now + self.settings.limits.linger_timeout);
+                } else {
+                    self.enter_closing(true);
+                }
+            }
+            Phase::Flushing => {
+                self.overrule(Ending::of_errno(errno));
+                self.enter_closing(true);
+            }
+            Phase::Closing => {}
+            Phase::Resolving | Phase::Dialing | Phase::Broken | Phase::Lingering | Phase::Closed => {
+                debug_assert!(false, "no send is out while {:?}", self.phase);
+            }
+        }
+    }
+
+    /// The last that is heard of the driver.
+    pub(crate) fn handle_closed(&mut self, now: Mono) {
+        debug_assert!(self.facts.close_submitted && !self.outbox.is_sending());
+        self.moved_at = now;
+        self.enter(Phase::Closed);
+    }
+
+    /// When [`Channel::handle_timeout`] wants to be called, earlier calls do no harm. Look again after each time the
+    /// channel was touched; that it moved further away may be noticed late.
+    pub(crate) fn deadline(&self) -> Option<Mono> {
+        let link = match self.phase {
+            Phase::Opening | Phase::Open => self.link.deadline(),
+            Phase::Resolving
+            | Phase::Dialing
+            | Phase::Broken
+            | Phase::Flushing
+            | Phase::Lingering
+            | Phase::Closing
+            | Phase::Closed => None,
+        };
+        [self.until, self.close_until_now(), self.stall_deadline(), self.idle_deadline(), link]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due at `now`; nothing when it is too early.
+    pub(crate) fn handle_timeout(&mut self, now: Mono) {
+        let due = |at: Option<Mono>| at.is_some_and(|at| at <= now);
+        if due(self.stall_deadline()) {
+            self.overrule(Ending::new(CloseReason::SlowPeer, ClosedBy::Us));
+            self.discard_received();
+            return self.enter_closing(true);
+        }
+        match self.phase {
+            Phase::Dialing if due(self.until) => {
+                self.until = None;
+                self.dial.as_mut().expect("what is being dialed has a dial").time_out();
+            }
+            Phase::Opening | Phase::Open => {
+                if due(self.link.deadline()) {
+                    let outcome = self.link.handle_timeout(now);
+                    if let Err(error) = outcome {
+                        return self.handle_link_error(error);
+                    }
+                }
+                if due(self.idle_deadline()) {
+                    self.fail(CloseReason::IdleTimeout, ClosedBy::Us, None);
+                }
+            }
+            Phase::Flushing if due(self.close_until_now()) => {
+                self.overrule(Ending::new(CloseReason::CloseTimeout, ClosedBy::Us));
+                self.enter_closing(true);
+            }
+            Phase::Lingering if due(self.until) || due(self.close_until_now()) => self.enter_closing(false),
+            Phase::Broken if due(self.until) => self.enter_closing(true),
+            Phase::Resolving
+            | Phase::Dialing
+            | Phase::Flushing
+            | Phase::Lingering
+            | Phase::Broken
+            | Phase::Closing
+            | Phase::Closed => {}
+        }
+    }
+
+    fn close_until_now(&self) -> Option<Mono> {
+        self.close_until.filter(|_| matches!(self.phase, Phase::Flushing | Phase::Lingering))
+    }
+
+    /// A batch is out and has not come back. Its parts are not seen from here: a peer that takes less than a batch in
+    /// `write_timeout` is slow, too.
+    fn stall_deadline(&self) -> Option<Mono> {
+        let timeout = self.settings.limits.write_timeout;
+        let sending = self.outbox.is_sending() && self.phase < Phase::Closing;
+        (sending && !timeout.is_zero()).then(|| self.sent_at + timeout)
+    }
+
+    fn idle_deadline(&self) -> Option<Mono> {
+        let timeout = self.settings.limits.idle_timeout;
+        (self.phase == Phase::Open && !timeout.is_zero()).then(|| self.moved_at + timeout)
+    }
+}

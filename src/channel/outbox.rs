@@ -1,0 +1,331 @@
+//! Bytes that wait to be sent on one channel. Small sends are copied together into pooled chunks, large ones ride along
+//! by reference; what waits is taken out as one batch whenever no send is out. Limits are the channel's affair.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::chunks::{ChunkPool, SMALL_CHUNK};
+use crate::driver::batch::{Batch, Segment};
+
+/// From this length on `Bytes` are sent by reference. Below it the copy costs less than a segment of its own and the
+/// atomic counts of the reference.
+pub(crate) const SHARED_MIN: usize = 4 << 10;
+
+/// Most segments of a batch: what a driver keeps its vectors for.
+pub(crate) const MAX_SEGMENTS: usize = 64;
+
+/// Capacity that is kept while nothing waits.
+const KEPT_SEGMENTS: usize = 2 * MAX_SEGMENTS;
+
+/// Invariant: `queued = waiting + in_flight`; `waiting` is the sum of the segments' lengths, none of them empty;
+/// `in_flight > 0` exactly while a batch is out.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    segments: VecDeque<Segment>,
+    waiting: usize,
+    in_flight: usize,
+    /// The batch that came back last, empty, for its memory.
+    spare: Batch,
+}
+
+impl Outbox {
+    /// Bytes accepted and not yet taken by the kernel.
+    pub(crate) fn queued(&self) -> usize {
+        self.waiting + self.in_flight
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queued() == 0
+    }
+
+    /// True exactly while a batch is out.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    pub(crate) fn has_room(&self, size: usize, max: usize) -> bool {
+        self.queued().saturating_add(size) <= max
+    }
+
+    /// Copies.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], pool: &mut ChunkPool) {
+        self.waiting += bytes.len();
+        while !bytes.is_empty() {
+            let free = match self.segments.back() {
+                Some(Segment::Chunk(chunk)) => chunk.capacity() - chunk.len(),
+                Some(Segment::Shared(_)) | None => 0,
+            };
+            if free == 0 {
+                // Only one that follows a full chunk is large: see SMALL_CHUNK. A header between two payloads that go
+                // by reference must not take 64 KiB either.
+                let after_chunk = matches!(self.segments.back(), Some(Segment::Chunk(_)));
+                let large = after_chunk || bytes.len() > SMALL_CHUNK;
+                let chunk = if large { pool.take() } else { pool.take_small() };
+                self.segments.push_back(Segment::Chunk(chunk));
+                continue;
+            }
+            let (now, rest) = bytes.split_at(free.min(bytes.len()));
+            if let Some(Segment::Chunk(chunk)) = self.segments.back_mut() {
+                chunk.extend_from_slice(now);
+            }
+            bytes = rest;
+        }
+        self.debug_check();
+    }
+
+    /// Copies, one part after the other: a header and its payload.
+    pub(crate) fn push_parts(&mut self, parts: &[&[u8]], pool: &mut ChunkPool) {
+        for part in parts {
+            self.push(part, pool);
+        }
+    }
+
+    /// By reference, from [`SHARED_MIN`] on.
+    pub(crate) fn push_shared(&mut self, bytes: Bytes, pool: &mut ChunkPool) {
+        if bytes.len() < SHARED_MIN {
+            return self.push(&bytes, pool);
+        }
+        self.waiting += bytes.len();
+        self.segments.push_back(Segment::Shared(bytes));
+        self.debug_check();
+    }
+
+    /// What is to be sent next; `None` while a batch is out, or when nothing waits.
+    ///
+    /// At most `max_bytes`, but a chunk is never split: the first may pass the limit.
+    pub(crate) fn take_batch(&mut self, max_bytes: usize, max_segments: usize) -> Option<Batch> {
+        if self.is_sending() || self.waiting == 0 {
+            return None;
+        }
+        let mut batch = std::mem::take(&mut self.spare);
+        debug_assert!(batch.is_empty() && max_bytes > 0 && max_segments > 0);
+        while batch.segment_count() < max_segments {
+            let room = max_bytes.saturating_sub(batch.len());
+            match self.segments.front_mut() {
+                Some(Segment::Shared(bytes)) if room > 0 && bytes.len() > room => {
+                    batch.push(Segment::Shared(bytes.split_to(room)));
+                    break;
+                }
+                Some(next) if next.as_slice().len() <= room || batch.is_empty() => {}
+                Some(_) | None => break,
+            }
+            batch.push(self.segments.pop_front().expect("it was looked at"));
+        }
+        self.waiting -= batch.len();
+        self.in_flight = batch.len();
+        self.debug_check();
+        Some(batch)
+    }
+
+    /// The batch is back, sent or failed. True when the outbox fell from above `low` to `low` or below.
+    pub(crate) fn handle_sent(&mut self, mut batch: Batch, low: usize, pool: &mut ChunkPool) -> bool {
+        assert_eq!(self.in_flight, batch.len(), "the batch that went out comes back");
+        let before = self.queued();
+        self.in_flight = 0;
+        for segment in batch.drain() {
+            recycle(segment, pool);
+        }
+        if self.waiting == 0 && self.segments.capacity() > KEPT_SEGMENTS {
+            self.segments.shrink_to(KEPT_SEGMENTS);
+        }
+        self.spare = batch;
+        self.debug_check();
+        before > low && self.queued() <= low
+    }
+
+    /// Drops what waits, and says how much it was; a batch that is out stays out.
+    pub(crate) fn discard(&mut self, pool: &mut ChunkPool) -> usize {
+        for segment in self.segments.drain(..) {
+            recycle(segment, pool);
+        }
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Holds the parts of the state against each other.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let lengths = self.segments.iter().map(|s| s.as_slice().len());
+        assert_eq!(self.waiting, lengths.clone().sum::<usize>());
+        assert!(lengths.clone().all(|len| len > 0), "no segment is empty");
+    }
+
+    /// All but the sum over all segments, which would make a long queue quadratic even in tests.
+    fn debug_check(&self) {
+        debug_assert_eq!(self.waiting == 0, self.segments.is_empty());
+        debug_assert!(self.segments.back().is_none_or(|s| !s.as_slice().is_empty()));
+    }
+}
+
+fn recycle(segment: Segment, pool: &mut ChunkPool) {
+    match segment {
+        Segment::Chunk(chunk) => pool.give_back(chunk),
+        Segment::Shared(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::chunks::CHUNK;
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(usize),
+        Parts(usize, usize),
+        Shared(usize),
+        Take {
+            max_bytes: usize,
+            max_segments: usize,
+        },
+        Sent,
+        /// The batch fails after so many thousandths of it.
+        Failed(usize),
+        Discard,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let size = || prop_oneof![0..40_usize, 0..10_000_usize, 60_000..140_000_usize];
+        prop_oneof![
+            4 => size().prop_map(Step::Push),
+            2 => (0..20_usize, size()).prop_map(|(a, b)| Step::Parts(a, b)),
+            3 => size().prop_map(Step::Shared),
+            4 => (1..300_000_usize, 1..=MAX_SEGMENTS)
+                .prop_map(|(max_bytes, max_segments)| Step::Take { max_bytes, max_segments }),
+            4 => Just(Step::Sent),
+            1 => (0..=1000_usize).prop_map(Step::Failed),
+            1 => Just(Step::Discard),
+        ]
+    }
+
+    /// The outbox beside its model: what waits, and what is out.
+    #[derive(Default)]
+    struct Pair {
+        outbox: Outbox,
+        pool: ChunkPool,
+        waiting: VecDeque<u8>,
+        out: Option<Batch>,
+        next: u8,
+    }
+
+    impl Pair {
+        fn bytes(&mut self, len: usize) -> Vec<u8> {
+            let bytes: Vec<u8> = (0..len)
+                .map(|_| {
+                    self.next = self.next.wrapping_mul(31).wrapping_add(7);
+                    self.next
+                })
+                .collect();
+            self.waiting.extend(&bytes);
+            bytes
+        }
+
+        fn step(&mut self, step: &Step) {
+            match *step {
+                Step::Push(len) => {
+                    let bytes = self.bytes(len);
+                    self.outbox.push(&bytes, &mut self.pool);
+                }
+                Step::Parts(a, b) => {
+                    let (a, b) = (self.bytes(a), self.bytes(b));
+                    self.outbox.push_parts(&[&a, &b], &mut self.pool);
+                }
+                Step::Shared(len) => {
+                    let bytes = self.bytes(len);
+                    self.outbox.push_shared(bytes.into(), &mut self.pool);
+                }
+                Step::Take { max_bytes, max_segments } => self.take(max_bytes, max_segments),
+                Step::Sent => self.sent(usize::MAX),
+                Step::Failed(thousandths) => self.sent(thousandths),
+                Step::Discard => {
+                    assert_eq!(self.outbox.discard(&mut self.pool), self.waiting.len());
+                    self.waiting.clear();
+                }
+            }
+            let in_flight = self.out.as_ref().map_or(0, Batch::len);
+            assert_eq!(self.outbox.queued(), self.waiting.len() + in_flight);
+            assert_eq!(self.outbox.is_sending(), self.out.is_some());
+            self.outbox.check();
+        }
+
+        fn take(&mut self, max_bytes: usize, max_segments: usize) {
+            let batch = self.outbox.take_batch(max_bytes, max_segments);
+            assert_eq!(batch.is_some(), self.out.is_none() && !self.waiting.is_empty());
+            let Some(batch) = batch else { return };
+            assert!(batch.len() <= max_bytes.max(CHUNK) && batch.segment_count() <= max_segments);
+            let expected: Vec<u8> = self.waiting.drain(..batch.len()).collect();
+            assert!(batch.unsent().collect::<Vec<_>>().concat() == expected, "in order and complete");
+            self.out = Some(batch);
+        }
+
+        fn sent(&mut self, thousandths: usize) {
+            let Some(mut batch) = self.out.take() else { return };
+            let before = self.outbox.queued();
+            batch.advance(if thousandths > 1000 { batch.len() } else { batch.len() * thousandths / 1000 });
+            let drained = self.outbox.handle_sent(batch, 10_000, &mut self.pool);
+            assert_eq!(drained, before > 10_000 && self.outbox.queued() <= 10_000);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+        #[test]
+        fn whatever_is_sent_goes_out_once_and_in_order(steps in prop::collection::vec(step(), 0..60)) {
+            let mut pair = Pair::default();
+            for step in &steps {
+                pair.step(step);
+            }
+            // At most 60 steps of some 280,000 bytes in batches of 64 segments: far fewer than 1000.
+            for _ in 0..1000 {
+                pair.step(&Step::Sent);
+                pair.step(&Step::Take { max_bytes: 256 << 10, max_segments: MAX_SEGMENTS });
+                if pair.outbox.is_empty() {
+                    break;
+                }
+            }
+            prop_assert!(pair.outbox.is_empty());
+        }
+    }
+
+    #[test]
+    fn many_small_sends_are_one_segment() {
+        let (mut outbox, mut pool) = (Outbox::default(), ChunkPool::new());
+        for _ in 0..100 {
+            outbox.push(b"0123456789", &mut pool);
+        }
+        let batch = outbox.take_batch(1 << 20, MAX_SEGMENTS).unwrap();
+        assert_eq!((batch.segment_count(), batch.len()), (1, 1000));
+        assert!(outbox.take_batch(1 << 20, MAX_SEGMENTS).is_none(), "one send at a time");
+    }
+
+    #[test]
+    fn in_steady_state_memory_goes_round() {
+        let (mut outbox, mut pool) = (Outbox::default(), ChunkPool::new());
+        let mut places = Vec::new();
+        for _ in 0..4 {
+            outbox.push(&[1; 100], &mut pool);
+            let mut batch = outbox.take_batch(1 << 20, MAX_SEGMENTS).unwrap();
+            places.push(batch.unsent().next().unwrap().as_ptr());
+            batch.advance(100);
+            outbox.handle_sent(batch, 0, &mut pool);
+        }
+        assert!(places.iter().all(|place| *place == places[0]), "the same chunk each time");
+        assert_eq!(pool.bytes(), SMALL_CHUNK, "a lone message takes a small one");
+    }
+
+    #[test]
+    fn a_long_shared_send_goes_in_parts_of_the_send_size() {
+        let (mut outbox, mut pool) = (Outbox::default(), ChunkPool::new());
+        outbox.push(b"head", &mut pool);
+        outbox.push_shared(Bytes::from(vec![7; 100_000]), &mut pool);
+        let mut sizes = Vec::new();
+        while let Some(mut batch) = outbox.take_batch(40_000, MAX_SEGMENTS) {
+            batch.advance(batch.len());
+            sizes.push(batch.len());
+            outbox.handle_sent(batch, 0, &mut pool);
+        }
+        assert_eq!(sizes, [40_000, 40_000, 20_004]);
+    }
+}

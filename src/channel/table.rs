@@ -1,0 +1,204 @@
+//! All channels of one loop, by slot, and which of them were touched in this turn. The loop alone owns it; what other
+//! threads may know of a slot is in `slots.rs`.
+
+use super::Channel;
+use crate::id::ChannelId;
+
+#[derive(Debug)]
+struct Row {
+    channel: Box<Channel>,
+    /// True exactly when the id is on the dirty list.
+    is_dirty: bool,
+}
+
+/// Invariant: a row holds the channel whose id has its slot; `count` rows are filled.
+#[derive(Debug)]
+pub(crate) struct ChannelTable {
+    start: u32,
+    size: u32,
+    /// Grows only to the highest slot that was used. A pointer each: what is empty costs little.
+    rows: Vec<Option<Row>>,
+    count: u32,
+    dirty: Vec<ChannelId>,
+    /// The list that was taken last, empty, for its memory.
+    spare: Vec<ChannelId>,
+}
+
+impl ChannelTable {
+    pub(crate) fn new(start: u32, size: u32) -> Self {
+        assert!(start.checked_add(size).is_some(), "the configuration was validated");
+        Self { start, size, rows: Vec::new(), count: 0, dirty: Vec::new(), spare: Vec::new() }
+    }
+
+    pub(crate) fn start(&self) -> u32 {
+        self.start
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Puts a channel into its empty slot, dirty.
+    pub(crate) fn insert(&mut self, channel: Channel) {
+        let id = channel.id();
+        let index = self.index(id).expect("an id of this loop");
+        if index >= self.rows.len() {
+            self.rows.resize_with(index + 1, || None);
+        }
+        let row = &mut self.rows[index];
+        assert!(row.is_none(), "{id}: the slot is in use");
+        *row = Some(Row { channel: Box::new(channel), is_dirty: false });
+        self.count += 1;
+        self.mark_dirty(id);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: ChannelId) -> Option<&Channel> {
+        let row = self.rows.get(self.index(id)?)?.as_ref()?;
+        (row.channel.id() == id).then_some(&*row.channel)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        self.row_mut(id).map(|row| &mut *row.channel)
+    }
+
+    /// Its id may stay on the dirty list, where it reaches nobody.
+    pub(crate) fn remove(&mut self, id: ChannelId) -> Option<Box<Channel>> {
+        self.row_mut(id)?;
+        let index = self.index(id)?;
+        self.count -= 1;
+        self.rows[index].take().map(|row| row.channel)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Channel> {
+        self.rows.iter().flatten().map(|row| &*row.channel)
+    }
+
+    /// The ids of all channels, for a walk on which channels are changed and removed.
+    pub(crate) fn ids(&self) -> Vec<ChannelId> {
+        self.iter().map(Channel::id).collect()
+    }
+
+    /// The channel was touched: its submissions and deadline are to be looked at. Nothing happens for a stale id.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, id: ChannelId) {
+        if let Some(row) = self.row_mut(id)
+            && !std::mem::replace(&mut row.is_dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// The channels touched since the last call, each once. Goes back by `give_back_dirty`, for its memory.
+    pub(crate) fn take_dirty(&mut self) -> Vec<ChannelId> {
+        let taken = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare));
+        for &id in &taken {
+            if let Some(row) = self.row_mut(id) {
+                row.is_dirty = false;
+            }
+        }
+        taken
+    }
+
+    pub(crate) fn give_back_dirty(&mut self, mut taken: Vec<ChannelId>) {
+        taken.clear();
+        self.spare = taken;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert_eq!(self.iter().count(), self.len());
+        for (index, row) in self.rows.iter().enumerate() {
+            let Some(row) = row else { continue };
+            assert_eq!(self.index(row.channel.id()), Some(index));
+            let listed = self.dirty.iter().filter(|id| **id == row.channel.id()).count();
+            assert_eq!(listed, usize::from(row.is_dirty), "{} on the dirty list", row.channel.id());
+        }
+    }
+
+    fn index(&self, id: ChannelId) -> Option<usize> {
+        let index = id.slot().checked_sub(self.start)?;
+        (index < self.size).then_some(index as usize)
+    }
+
+    fn row_mut(&mut self, id: ChannelId) -> Option<&mut Row> {
+        let index = self.index(id)?;
+        self.rows.get_mut(index)?.as_mut().filter(|row| row.channel.id() == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::some_channel;
+    use super::*;
+
+    fn id(slot: u32, generation: u32) -> ChannelId {
+        ChannelId::new(slot, generation)
+    }
+
+    #[test]
+    fn a_stale_id_finds_nobody() {
+        let mut table = ChannelTable::new(10, 5);
+        table.insert(some_channel(id(12, 1)));
+        assert!(table.get(id(12, 1)).is_some() && table.remove(id(12, 1)).is_some());
+        table.insert(some_channel(id(12, 2)));
+        for stale in [id(12, 1), id(12, 3), id(11, 2), id(9, 2), id(15, 2), id(u32::MAX, 2)] {
+            assert!(table.get(stale).is_none() && table.get_mut(stale).is_none());
+            assert!(table.remove(stale).is_none());
+            table.mark_dirty(stale);
+        }
+        table.check();
+        assert_eq!((table.len(), table.ids()), (1, vec![id(12, 2)]));
+    }
+
+    #[test]
+    fn rows_grow_only_to_the_highest_slot_used() {
+        let mut table = ChannelTable::new(0, u32::MAX);
+        table.insert(some_channel(id(99, 1)));
+        assert_eq!(table.rows.len(), 100);
+    }
+
+    #[test]
+    fn a_dirty_channel_is_listed_once_and_the_lists_go_round() {
+        let mut table = ChannelTable::new(0, 4);
+        for slot in 0..4 {
+            table.insert(some_channel(id(slot, 1)));
+            table.mark_dirty(id(slot, 1));
+        }
+        table.check();
+        let taken = table.take_dirty();
+        assert_eq!(taken.len(), 4);
+        assert!(!table.has_dirty());
+        // Touched again while the list is walked: it is on the next one.
+        table.mark_dirty(id(2, 1));
+        table.check();
+        let place = taken.as_ptr();
+        table.give_back_dirty(taken);
+        let next = table.take_dirty();
+        assert_eq!(next, [id(2, 1)]);
+        table.give_back_dirty(next);
+        table.mark_dirty(id(0, 1));
+        let third = table.take_dirty();
+        assert_eq!(third.as_ptr(), place, "two lists take turns");
+    }
+
+    #[test]
+    fn a_slot_used_again_while_its_old_id_is_listed_is_listed_too() {
+        let mut table = ChannelTable::new(0, 1);
+        table.insert(some_channel(id(0, 1)));
+        table.remove(id(0, 1));
+        table.insert(some_channel(id(0, 2)));
+        table.check();
+        assert_eq!(table.take_dirty(), [id(0, 1), id(0, 2)]);
+        table.check();
+    }
+}

@@ -1,0 +1,298 @@
+//! Message mode: the handshake, messages and their limits, and goodbyes, against the link of the other node.
+
+use proptest::prelude::*;
+
+use super::walk::{finish, step};
+use super::*;
+use crate::link::{LinkEvent, LocalNode, NodeId};
+
+const START: Mono = Mono::from_nanos(1_000_000_000);
+
+fn link(n: u8) -> Link {
+    let node = LocalNode {
+        node_id: NodeId::from_bytes([n; 32]),
+        instance_id: [n; 16],
+        network: LocalNode::network_of("test"),
+        agent: String::new(),
+        listen: Vec::new(),
+        limits: Limits { max_frame: 2048, max_message: 16 << 10, ..Limits::default() },
+    };
+    Link::message(Arc::new(node), START)
+}
+
+/// A channel that was just accepted, and the link at its far end.
+fn fresh(change: impl FnOnce(&mut Limits)) -> (Rig, Link) {
+    let settings = settings_in(Mode::Message, change);
+    let mut rig = Rig::of(settings, |settings| {
+        let (id, ends) = (ChannelId::new(0, 1), (tcp(1), tcp(2)));
+        Channel::accepted(id, ListenerId(0), Accepted(5), ends, link(1), settings, START)
+    });
+    rig.now = START;
+    (rig, link(2))
+}
+
+fn open(change: impl FnOnce(&mut Limits)) -> (Rig, Link) {
+    let (mut rig, mut far) = fresh(change);
+    rig.turn().asked(&["adopt", "resume", "send"]);
+    rig.sent().receive(&outputs(&mut far)).saw(&["opened"]);
+    assert!(matches!(far_events(&mut rig, &mut far)[..], [LinkEvent::Established]));
+    rig.submitted.clear();
+    (rig, far)
+}
+
+fn outputs(link: &mut Link) -> Vec<u8> {
+    std::iter::from_fn(|| link.next_output()).flatten().collect()
+}
+
+/// What the far link makes of everything the channel has sent.
+fn far_events<'b>(rig: &'b mut Rig, far: &mut Link) -> Vec<LinkEvent<'b>> {
+    let sent: &'b [u8] = std::mem::take(&mut rig.kernel.sent).leak();
+    let mut input = sent;
+    std::iter::from_fn(|| far.next_event(&mut input, rig.now).unwrap()).collect()
+}
+
+fn framed(far: &Link, message: &[u8]) -> Vec<u8> {
+    far.frames(message.len()).flat_map(|(header, range)| [&header[..], &message[range]].concat()).collect()
+}
+
+#[test]
+fn the_hello_is_read_before_the_program_hears_of_the_channel_even_if_it_pauses() {
+    let (mut rig, mut far) = fresh(|_| ());
+    rig.channel.pause();
+    rig.turn().asked(&["adopt", "resume", "send"]).saw(&[]);
+    assert_eq!(rig.send(b"x"), Err(SendError::NotOpen));
+    let mut bytes = outputs(&mut far);
+    rig.sent();
+    far_events(&mut rig, &mut far);
+    bytes.extend(framed(&far, b"first"));
+    rig.receive(&bytes).saw(&["opened"]).asked(&["pause"]);
+    assert_eq!(rig.channel.held(), 8 + 5);
+    rig.channel.resume();
+    rig.turn().saw(&["message first"]).asked(&["resume"]);
+}
+
+#[test]
+fn messages_go_both_ways_and_are_counted() {
+    let (mut rig, mut far) = open(|_| ());
+    let large = vec![7; 10_000];
+    rig.send(b"one").unwrap();
+    rig.channel.send_bytes(Bytes::from(large.clone()), &mut rig.pool).unwrap();
+    rig.send(b"three").unwrap();
+    rig.turn().sent();
+    let seen: Vec<Vec<u8>> = far_events(&mut rig, &mut far)
+        .into_iter()
+        .map(|event| match event {
+            LinkEvent::Message(message) => message.to_vec(),
+            LinkEvent::Assembled(message) => message,
+            other @ (LinkEvent::Established | LinkEvent::Data(_) | LinkEvent::GoneAway { .. }) => {
+                panic!("{other:?}")
+            }
+        })
+        .collect();
+    assert!(seen == [b"one".to_vec(), large, b"three".to_vec()]);
+    let bytes = framed(&far, b"in pieces");
+    rig.receive(&bytes[..10]).receive(&bytes[10..]).saw(&["message in pieces"]);
+    assert_eq!((rig.channel.messages_out(), rig.channel.messages_in()), (3, 1));
+    assert_eq!(rig.settings.counters.messages_out.get(), 3);
+}
+
+#[test]
+fn one_message_alone_may_pass_outbox_max() {
+    let (mut rig, _far) = open(|limits| {
+        (limits.outbox_low, limits.outbox_high, limits.outbox_max) = (10, 20, 30);
+    });
+    let max = rig.channel.max_message();
+    let too_big = SendError::TooBig { size: max + 1, max };
+    assert_eq!(rig.channel.send_bytes(vec![0; max + 1].into(), &mut rig.pool), Err(too_big));
+    rig.send(&[0; 100]).unwrap();
+    let full = SendError::WouldBlock { queued: 108, size: 9, max: 30 };
+    assert_eq!(rig.send(&[0]), Err(full));
+    rig.turn().sent().saw(&["drained"]);
+}
+
+#[test]
+fn a_close_says_goodbye_after_what_is_queued() {
+    let (mut rig, mut far) = open(|_| ());
+    rig.send(b"last").unwrap();
+    rig.channel.close();
+    rig.turn().sent().asked(&["send", "fin"]);
+    let events = far_events(&mut rig, &mut far);
+    assert!(
+        matches!(
+            events[..],
+            [LinkEvent::Message(b"last"), LinkEvent::GoneAway { reason: Some(CloseReason::Normal), .. }]
+        ),
+        "{events:?}"
+    );
+    rig.eof().closed().saw(&["closed normal Us"]);
+}
+
+#[test]
+fn the_peer_s_goodbye_is_the_reason() {
+    let (mut rig, mut far) = open(|_| ());
+    far.go_away(CloseReason::Limit, Duration::from_secs(3), "too many");
+    rig.receive(&outputs(&mut far)).saw(&[]);
+    rig.eof().closed().saw(&["closed limit Peer"]);
+    assert_eq!(rig.report().retry_after, Some(Duration::from_secs(3)));
+    assert_eq!(rig.report().detail.as_deref(), Some("too many"));
+}
+
+#[test]
+fn a_goodbye_that_is_read_after_the_connection_failed_explains_it() {
+    let (mut rig, mut far) = open(|_| ());
+    far.go_away(CloseReason::Duplicate, Duration::ZERO, "");
+    rig.send(b"x").unwrap();
+    rig.turn().sent_part(0, Some(libc::EPIPE));
+    rig.receive(&outputs(&mut far)).asked(&["send", "reset"]).closed().saw(&["closed duplicate Peer"]);
+    assert_eq!(rig.report().errno, Some(Errno(libc::EPIPE)));
+}
+
+#[test]
+fn garbage_ends_the_channel_with_a_goodbye() {
+    let (mut rig, mut far) = open(|_| ());
+    rig.receive(&[0xff; 100]).saw(&[]);
+    rig.sent().eof();
+    let events = far_events(&mut rig, &mut far);
+    assert!(matches!(events[..], [LinkEvent::GoneAway { .. }]), "{events:?}");
+    rig.closed();
+    assert_eq!((rig.report().by, rig.report().received > 100), (ClosedBy::Us, true));
+}
+
+#[test]
+fn the_end_in_the_middle_of_a_message_is_no_eof() {
+    let (mut rig, far) = open(|_| ());
+    rig.receive(&framed(&far, b"abc")[..9]).eof().saw(&[]).asked(&["close"]);
+    rig.closed().saw(&["closed truncated Peer"]);
+}
+
+#[test]
+fn an_end_between_messages_is_told_and_the_answer_still_goes() {
+    let (mut rig, mut far) = open(|_| ());
+    rig.eof().saw(&["eof"]);
+    rig.send(b"answer").unwrap();
+    rig.channel.close();
+    rig.turn().sent().closed().saw(&["closed peer-closed Peer"]);
+    assert!(matches!(far_events(&mut rig, &mut far)[0], LinkEvent::Message(b"answer")));
+}
+
+#[test]
+fn a_peer_without_a_hello_never_opens() {
+    let (mut rig, _far) = fresh(|_| ());
+    rig.turn().sent();
+    let within = rig.channel.deadline().unwrap() - START;
+    rig.time_out(within);
+    rig.sent().eof().closed().saw(&["closed handshake-timeout Us"]);
+
+    let (mut rig, _far) = fresh(|_| ());
+    rig.turn().sent().eof().closed().saw(&["closed truncated Peer"]);
+    assert!(!rig.report().opened);
+}
+
+#[test]
+fn a_peer_that_is_silent_is_asked_and_then_dead() {
+    let (mut rig, _far) = open(|_| ());
+    for _ in 0..10 {
+        if rig.channel.phase() != Phase::Open {
+            break;
+        }
+        if rig.kernel.out.is_some() {
+            rig.sent();
+        }
+        rig.time_out(Duration::from_secs(60));
+    }
+    assert!(rig.submitted.contains(&"send"), "it was asked: {:?}", rig.submitted);
+    rig.closed().saw(&["closed peer-dead Us"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+    #[test]
+    fn random_walks_keep_the_contract_and_end_once(
+        steps in prop::collection::vec(step(), 0..80),
+        goodbye_after in 0..300_usize,
+    ) {
+        let (mut rig, mut far) = fresh(|_| ());
+        let mut script = outputs(&mut far);
+        let mut near = link(1);
+        far.next_event(&mut &outputs(&mut near)[..], START).unwrap();
+        for len in 0..20 {
+            script.extend(framed(&far, &vec![b'm'; len * len]));
+        }
+        script.truncate(script.len().min(200 + goodbye_after));
+        far.go_away(CloseReason::Limit, Duration::ZERO, "");
+        script.extend(outputs(&mut far));
+        for step in &steps {
+            rig.walk(&script, step);
+        }
+        finish(&mut rig);
+    }
+}
+
+/// A channel whose hellos are said and which is not admitted.
+fn in_question() -> (Rig, Link) {
+    let (mut rig, mut far) = fresh(|_| ());
+    rig.admits = false;
+    rig.turn().sent().receive(&outputs(&mut far)).saw(&[]);
+    assert!(matches!(far_events(&mut rig, &mut far)[..], [LinkEvent::Established]));
+    (rig, far)
+}
+
+#[test]
+fn the_program_hears_of_a_channel_when_it_is_admitted() {
+    let (mut rig, _far) = in_question();
+    assert_eq!(rig.send(b"x"), Err(SendError::NotOpen));
+    rig.channel.admit();
+    rig.turn().saw(&["opened"]);
+}
+
+#[test]
+fn a_message_opens_a_channel_that_is_not_admitted() {
+    let (mut rig, far) = in_question();
+    let bytes = [framed(&far, b"one"), framed(&far, b"two")].concat();
+    rig.react = |event, channel, _| {
+        if event == "opened" {
+            channel.pause();
+        }
+    };
+    rig.receive(&bytes).saw(&["opened"]);
+    rig.channel.resume();
+    rig.turn().saw(&["message one", "message two"]);
+    assert_eq!(rig.channel.messages_in(), 2);
+}
+
+#[test]
+fn a_retired_channel_takes_no_sends_and_delivers_until_the_peer_has_heard() {
+    let (mut rig, mut far) = open(|_| ());
+    rig.send(b"last").unwrap();
+    rig.channel.retire(CloseReason::Duplicate);
+    assert_eq!(rig.send(b"x"), Err(SendError::Closed));
+    rig.turn().sent();
+    let heard = far_events(&mut rig, &mut far);
+    assert!(matches!(heard[0], LinkEvent::Message(b"last")));
+    assert!(matches!(heard[1], LinkEvent::GoneAway { reason: Some(CloseReason::Duplicate), .. }));
+    let bytes = framed(&far, b"on the way");
+    rig.receive(&bytes).saw(&["message on the way"]);
+    rig.eof().closed().saw(&["eof", "closed duplicate Us"]);
+}
+
+#[test]
+fn what_is_on_the_way_to_a_retired_channel_opens_it() {
+    let (mut rig, far) = in_question();
+    rig.channel.retire(CloseReason::Duplicate);
+    rig.turn().sent();
+    rig.receive(&framed(&far, b"on the way")).saw(&["opened", "message on the way"]);
+    rig.eof().closed().saw(&["eof", "closed duplicate Us"]);
+    assert!(rig.report().opened);
+}
+
+#[test]
+fn a_watched_channel_asks_and_is_confirmed_by_the_answer() {
+    let (mut rig, mut far) = open(|_| ());
+    rig.channel.watch();
+    rig.turn().sent().saw(&[]);
+    assert!(far_events(&mut rig, &mut far).is_empty());
+    let answer = outputs(&mut far);
+    rig.receive(&answer).saw(&["confirmed"]);
+    rig.channel.watch();
+    rig.turn().saw(&["confirmed"]);
+}

@@ -1,0 +1,127 @@
+//! How both drivers make and set up sockets, by `socket2`; and the clock both read.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::addr::Endpoint;
+use crate::clock::Mono;
+use crate::config::SocketOptions;
+
+/// Where [`Mono`] begins, for all loops of the process alike.
+#[expect(clippy::disallowed_methods, reason = "this is the driver that reads the clock for everybody")]
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+pub(crate) fn now() -> Mono {
+    Mono::from_nanos(u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A socket that listens at `at`, and the endpoint it got.
+pub(crate) fn listener(
+    at: &Endpoint,
+    shared: bool,
+    options: &SocketOptions,
+) -> io::Result<(Socket, Endpoint)> {
+    let (socket, address) = new(at)?;
+    match at {
+        Endpoint::Tcp(ip) => {
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(shared)?;
+            if ip.is_ipv6() {
+                // [::] is every address, of IPv4 too, whatever net.ipv6.bindv6only says.
+                socket.set_only_v6(false)?;
+            }
+            set_tcp_options(&socket, options)?;
+        }
+        Endpoint::Unix(path) => remove_dead_socket(path, &address)?,
+    }
+    set_buffer_sizes(&socket, options)?;
+    socket.bind(&address)?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    let local = endpoint(&socket.local_addr()?)?;
+    Ok((socket, local))
+}
+
+/// A socket to connect to `to`, non-blocking, and the address to connect it with.
+pub(crate) fn dialer(to: &Endpoint, options: &SocketOptions) -> io::Result<(Socket, SockAddr)> {
+    let (socket, address) = new(to)?;
+    if let Endpoint::Tcp(_) = to {
+        set_tcp_options(&socket, options)?;
+    }
+    set_buffer_sizes(&socket, options)?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, address))
+}
+
+/// Removes the path of a listener that is closed.
+pub(crate) fn remove_path(local: &Endpoint) {
+    if let Endpoint::Unix(path) = local
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the socket's path");
+    }
+}
+
+/// Stands for the address of a connection that is gone again already.
+pub(crate) fn no_endpoint() -> Endpoint {
+    Endpoint::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
+}
+
+fn new(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
+    let (domain, protocol, address) = match endpoint {
+        Endpoint::Tcp(ip) => (Domain::for_address(*ip), Some(Protocol::TCP), SockAddr::from(*ip)),
+        Endpoint::Unix(path) => (Domain::UNIX, None, SockAddr::unix(path)?),
+    };
+    Ok((Socket::new(domain, Type::STREAM, protocol)?, address))
+}
+
+fn set_tcp_options(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.nodelay)?;
+    if let Some(idle) = options.keepalive {
+        let interval = (idle / 4).max(Duration::from_secs(1));
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(idle.max(Duration::from_secs(1)))
+                .with_interval(interval)
+                .with_retries(4),
+        )?;
+    }
+    socket.set_tcp_user_timeout(options.user_timeout)?;
+    if let Some(congestion) = &options.congestion {
+        socket.set_tcp_congestion(congestion.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn set_buffer_sizes(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
+/// Removes the path of a Unix socket nobody listens on any more, as a killed node leaves it.
+fn remove_dead_socket(path: &Path, address: &SockAddr) -> io::Result<()> {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+pub(crate) fn endpoint(address: &SockAddr) -> io::Result<Endpoint> {
+    if address.is_unix() {
+        return Ok(Endpoint::Unix(Arc::from(address.as_pathname().unwrap_or(Path::new("")))));
+    }
+    let ip: SocketAddr =
+        address.as_socket().ok_or_else(|| io::Error::other("neither TCP nor a Unix socket"))?;
+    // A peer of IPv4 on a listener of both is that, not the IPv6 address that stands for it.
+    Ok(Endpoint::Tcp(SocketAddr::new(ip.ip().to_canonical(), ip.port())))
+}

@@ -1,0 +1,234 @@
+//! The way up: completions of the kernel to what they mean for a channel.
+
+use super::kernel::{Cqe, Fd, Kernel};
+use super::socket::{Ending, Received, SendEnd};
+use super::token::{OpKind, Token};
+use super::{Outcome, UringDriver};
+use crate::addr::Endpoint;
+use crate::driver::acceptor::{AcceptEnd, Acceptor};
+use crate::driver::{Accepted, Completion, ListenerId, sockets};
+use crate::error::Errno;
+
+impl<K: Kernel> UringDriver<K> {
+    pub(super) fn next_outcome(&mut self) -> Option<Outcome> {
+        loop {
+            if let Some(outcome) = self.ready.pop_front() {
+                return Some(outcome);
+            }
+            let Some(cqe) = self.kernel.next_cqe() else {
+                self.note_recovered_acceptors();
+                return self.ready.pop_front();
+            };
+            self.counters.completions.add(1);
+            if let Some(outcome) = self.handle_cqe(cqe) {
+                return Some(outcome);
+            }
+        }
+    }
+
+    /// The order is the rule: first the buffer, then whether the operation goes on, then the result.
+    fn handle_cqe(&mut self, cqe: Cqe) -> Option<Outcome> {
+        if let Some(buffer) = cqe.buffer {
+            self.buffers.take(buffer);
+        }
+        if !cqe.more {
+            self.in_flight -= 1;
+        }
+        let outcome = self.dispatch(cqe);
+        match (&outcome, cqe.buffer) {
+            (Some(Outcome::Received { .. }), _) | (_, None) => {}
+            (Some(Outcome::Other(_)) | None, Some(buffer)) => self.give_back(buffer),
+        }
+        outcome
+    }
+
+    fn dispatch(&mut self, cqe: Cqe) -> Option<Outcome> {
+        let Some(token) = Token::from_user_data(cqe.user_data) else {
+            self.counters.stale_completions.add(1);
+            return None;
+        };
+        match token.kind {
+            OpKind::Wake => {
+                self.wake_armed = cqe.more;
+                (cqe.result >= 0).then(|| Completion::Woken.into())
+            }
+            OpKind::CancelWake => None,
+            OpKind::Accept => self.handle_accept(token.slot, cqe),
+            OpKind::CancelAccept => {
+                if let Some(acceptor) = &mut self.acceptors[token.slot as usize] {
+                    acceptor.handle_cancelled();
+                }
+                self.close_listener_if_done(token.slot);
+                None
+            }
+            OpKind::Connect | OpKind::Receive | OpKind::Send | OpKind::Close => {
+                self.dispatch_to_socket(token, cqe)
+            }
+            OpKind::CancelConnect | OpKind::CancelReceive | OpKind::CancelSend => {
+                self.dispatch_to_socket(token, cqe)
+            }
+        }
+    }
+
+    fn dispatch_to_socket(&mut self, token: Token, cqe: Cqe) -> Option<Outcome> {
+        let slot = token.slot;
+        let socket = self.sockets.get_mut(slot);
+        let Some(socket) = socket.filter(|socket| socket.channel().generation() == token.generation) else {
+            debug_assert!(false, "a completion for a channel that is gone: {token:?}");
+            self.counters.stale_completions.add(1);
+            return None;
+        };
+        let outcome = match token.kind {
+            OpKind::Receive => self.handle_receive(slot, cqe),
+            OpKind::Send => self.handle_send(slot, cqe.result),
+            OpKind::Connect => self.handle_connect(slot, cqe.result),
+            OpKind::Close => Some(self.handle_closed(slot)),
+            OpKind::CancelConnect | OpKind::CancelReceive | OpKind::CancelSend => {
+                socket.handle_cancelled();
+                None
+            }
+            OpKind::Accept | OpKind::CancelAccept | OpKind::Wake | OpKind::CancelWake => {
+                unreachable!("not an operation of a socket")
+            }
+        };
+        // A receive that goes on is the one completion that cannot make another operation due.
+        if !cqe.more {
+            self.sockets.mark_changed(slot);
+        }
+        outcome
+    }
+
+    fn handle_receive(&mut self, slot: u32, cqe: Cqe) -> Option<Outcome> {
+        let socket = self.sockets.get_mut(slot)?;
+        let channel = socket.channel();
+        let received = socket.handle_receive(cqe.result, cqe.more);
+        match received {
+            Received::Data(len) => {
+                if !cqe.more {
+                    self.counters.receives_rearmed.add(1);
+                }
+                let buffer = cqe.buffer.expect("bytes are received into provided buffers alone");
+                Some(Outcome::Received { channel, buffer, len })
+            }
+            Received::Eof => Some(Completion::PeerEof { channel }.into()),
+            Received::Failed(errno) => Some(Completion::ReceiveFailed { channel, errno }.into()),
+            Received::Starved => {
+                self.counters.starvations.add(1);
+                self.starved.push_back(channel.slot());
+                None
+            }
+            Received::Nothing => None,
+        }
+    }
+
+    fn handle_send(&mut self, slot: u32, result: i32) -> Option<Outcome> {
+        let socket = self.sockets.get_mut(slot)?;
+        let channel = socket.channel();
+        let error = match socket.handle_send(result) {
+            SendEnd::Done => None,
+            SendEnd::Failed(errno) => Some(errno),
+            SendEnd::Short => {
+                self.counters.short_sends.add(1);
+                return None;
+            }
+        };
+        let batch = self.spare_sends.give_back(socket.take_batch());
+        Some(Completion::Sent { channel, batch, error }.into())
+    }
+
+    fn handle_connect(&mut self, slot: u32, result: i32) -> Option<Outcome> {
+        let socket = self.sockets.get_mut(slot)?;
+        let (channel, fd) = (socket.channel(), socket.fd());
+        socket.handle_connect(result).then(|| {
+            // A peer that is gone again already has no address; the receive will tell of it.
+            let gone = |_| sockets::no_endpoint();
+            let local = self.kernel.local_endpoint(fd).unwrap_or_else(gone);
+            let peer = self.kernel.peer_endpoint(fd).unwrap_or_else(gone);
+            Completion::Dialed { channel, local, peer }.into()
+        })
+    }
+
+    fn handle_closed(&mut self, slot: u32) -> Outcome {
+        let mut socket = self.sockets.remove(slot).expect("its close was in flight");
+        for acceptor in self.acceptors.iter_mut().flatten() {
+            acceptor.descriptor_freed();
+        }
+        let channel = socket.channel();
+        match socket.handle_closed() {
+            Ending::Closed => Completion::Closed { channel }.into(),
+            Ending::DialFailed(errno) => Completion::DialFailed { channel, errno }.into(),
+        }
+    }
+
+    fn handle_accept(&mut self, slot: u32, cqe: Cqe) -> Option<Outcome> {
+        let now = self.kernel.now();
+        let listener = ListenerId(slot);
+        let acceptor = self.acceptors[slot as usize].as_mut().expect("its accept was in flight");
+        let result = if cqe.result < 0 { Err(Errno(-cqe.result)) } else { Ok(Fd(cqe.result)) };
+        let end = acceptor.handle_accept(result, cqe.more, now);
+        let local = acceptor.local.clone();
+        let outcome = match end {
+            AcceptEnd::Accepted(fd) => self.accepted(listener, fd, local),
+            AcceptEnd::Paused(errno) => {
+                self.counters.accepts_paused.add(1);
+                Some(Completion::AcceptPaused { listener, errno }.into())
+            }
+            AcceptEnd::Failed(errno) => Some(Completion::ListenFailed { listener, errno }.into()),
+            AcceptEnd::Nothing => None,
+        };
+        self.close_listener_if_done(slot);
+        outcome
+    }
+
+    fn accepted(&mut self, listener: ListenerId, fd: Fd, listening: Endpoint) -> Option<Outcome> {
+        // One that reset before it was accepted has no address any more, and is no connection.
+        let Ok(peer) = self.kernel.peer_endpoint(fd) else {
+            self.kernel.close(fd, None);
+            return None;
+        };
+        // A listener on every address has to ask which one was dialed.
+        let local = match listening.ip() {
+            Some(ip) if ip.is_unspecified() => self.kernel.local_endpoint(fd).unwrap_or(listening),
+            Some(_) | None => listening,
+        };
+        let socket = Accepted(u64::try_from(fd.0).expect("an accepted descriptor is not negative"));
+        Some(Completion::Accepted { listener, socket, local, peer }.into())
+    }
+
+    fn note_recovered_acceptors(&mut self) {
+        for (slot, acceptor) in self.acceptors.iter_mut().enumerate() {
+            if acceptor.as_mut().is_some_and(Acceptor::has_recovered) {
+                self.ready.push_back(Completion::AcceptResumed { listener: ListenerId(slot as u32) }.into());
+            }
+        }
+    }
+
+    // Buffers.
+
+    /// The loop has asked for the next thing, so it is done with the last.
+    pub(super) fn give_back_lent(&mut self) {
+        if let Some(buffer) = self.lent.take() {
+            self.give_back(buffer);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, buffer: u16) {
+        self.buffers.give_back(&mut *self.kernel, buffer);
+    }
+
+    /// Arms the longest waiting again when at least half of the buffers are back, and no more than there are buffers:
+    /// the kernel picks a buffer before it looks for data, so arming without one fails at once.
+    pub(super) fn feed_starved(&mut self) {
+        if self.starved.is_empty() || !self.buffers.is_half_full() {
+            return;
+        }
+        for _ in 0..self.buffers.kernel_count() {
+            let Some(slot) = self.starved.pop_front() else { return };
+            // One that closed while it waited may have a successor in its slot, to which this does nothing.
+            if let Some(socket) = self.sockets.get_mut(slot) {
+                socket.feed();
+                self.sockets.mark_changed(slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The 8 bytes before every payload: one little-endian word, its layout, and the tests it must pass before anything
+//! in it is believed. What becomes of the payloads is in `assembly.rs`.
+//!
+//! Bits 0-23 payload length, 24-31 kind, 32-39 flags, 40-55 zero, 56-63 check: the top byte of the low 56 bits times
+//! [`CHECK_FACTOR`].
+
+use std::ops::Range;
+
+use crate::error::CloseReason;
+
+use super::LinkError;
+
+/// Bytes of a header.
+pub(super) const HEADER_LEN: usize = 8;
+/// The longest payload 24 bits can tell.
+pub(super) const MAX_PAYLOAD: u32 = (1 << 24) - 1;
+
+/// Odd, so that every bit below reaches the check byte; and without eight equal bits in a row, so that any single
+/// flipped bit changes it (a carry cannot undo the difference).
+const CHECK_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+const LOW: u64 = (1 << 56) - 1;
+const MORE: u8 = 1;
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Data,
+    Ping,
+    Pong,
+    Hello,
+    GoAway,
+    /// A kind from 128 on that this version does not know: skipped.
+    Ignorable(u8),
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Data => 0,
+            Self::Ping => 1,
+            Self::Pong => 2,
+            Self::Hello => 3,
+            Self::GoAway => 4,
+            Self::Ignorable(code) => code,
+        }
+    }
+
+    /// 5 (ACK) is reserved and as unknown as the rest below 128.
+    const fn of_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Data),
+            1 => Some(Self::Ping),
+            2 => Some(Self::Pong),
+            3 => Some(Self::Hello),
+            4 => Some(Self::GoAway),
+            5..=127 => None,
+            128..=255 => Some(Self::Ignorable(code)),
+        }
+    }
+}
+
+/// A header that passed every test but those of its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    /// The message goes on in the next DATA frame.
+    pub(super) more: bool,
+    /// Bytes of payload.
+    pub(super) len: u32,
+}
+
+/// The word with its check byte set.
+const fn with_check(low: u64) -> u64 {
+    (low.wrapping_mul(CHECK_FACTOR) & !LOW) | low
+}
+
+impl Header {
+    pub(super) const fn encode(self) -> [u8; HEADER_LEN] {
+        debug_assert!(self.len <= MAX_PAYLOAD);
+        let flags = if self.more { MORE } else { 0 };
+        let low = self.len as u64 | (self.kind.code() as u64) << 24 | (flags as u64) << 32;
+        with_check(low).to_le_bytes()
+    }
+
+    /// Tests check byte, reserved bits, flags and kind, in this order.
+    pub(super) fn decode(bytes: [u8; HEADER_LEN]) -> Result<Self, LinkError> {
+        let word = u64::from_le_bytes(bytes);
+        if with_check(word & LOW) != word {
+            return Err(LinkError::of(CloseReason::Checksum));
+        }
+        let [l0, l1, l2, kind, flags, reserved @ .., _check] = bytes;
+        if reserved != [0; 2] {
+            return Err(LinkError::new(CloseReason::Protocol, "reserved bits of a frame header are set"));
+        }
+        if flags & !MORE != 0 {
+            return Err(LinkError::new(CloseReason::Protocol, format!("unknown frame flags {flags:#04x}")));
+        }
+        let Some(kind) = Kind::of_code(kind) else {
+            return Err(LinkError::new(CloseReason::Protocol, format!("unknown frame kind {kind}")));
+        };
+        Ok(Self { kind, more: flags & MORE != 0, len: u32::from_le_bytes([l0, l1, l2, 0]) })
+    }
+}
+
+/// Takes a message out of `input`, if one frame of it is all of the message and all there.
+///
+/// The hot path: kind, flags and reserved bits of such a frame are zero, so its low bits *are* the length, and one
+/// comparison tests them all.
+#[inline]
+pub(super) fn take_message<'b>(input: &mut &'b [u8], max_frame: u32) -> Option<&'b [u8]> {
+    let (header, rest) = input.split_first_chunk::<HEADER_LEN>()?;
+    let word = u64::from_le_bytes(*header);
+    let low = word & LOW;
+    if low > u64::from(max_frame) || with_check(low) != word {
+        return None;
+    }
+    let (message, rest) = rest.split_at_checked(low as usize)?;
+    *input = rest;
+    Some(message)
+}
+
+/// A whole control frame.
+pub(super) fn control(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("control frames are short");
+    let mut frame = Vec::with_capacity(HEADER_LEN + payload.len());
+    frame.extend_from_slice(&Header { kind, more: false, len }.encode());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The frames a message is sent in: for each a header, and the part of the message that follows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Frames {
+    /// What is left of the message; `None` once the last frame was given out.
+    left: Option<Range<usize>>,
+    max_frame: u32,
+}
+
+impl Frames {
+    #[inline]
+    pub(super) fn new(len: usize, max_frame: u32) -> Self {
+        debug_assert!((1..=MAX_PAYLOAD).contains(&max_frame));
+        Self { left: Some(0..len), max_frame }
+    }
+}
+
+impl Iterator for Frames {
+    type Item = ([u8; HEADER_LEN], Range<usize>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let Range { start, end } = self.left.take()?;
+        let more = end - start > self.max_frame as usize;
+        let stop = if more { start + self.max_frame as usize } else { end };
+        if more {
+            self.left = Some(stop..end);
+        }
+        let header = Header { kind: Kind::Data, more, len: (stop - start) as u32 };
+        Some((header.encode(), start..stop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let header = Header { kind: Kind::Ignorable(200), more: true, len: 0x0A0B0C };
+        let word = u64::from_le_bytes(header.encode());
+        assert_eq!(word & LOW, 0x0001_C80A_0B0C);
+        assert_eq!(word >> 56, (0x0001_C80A_0B0C_u64.wrapping_mul(CHECK_FACTOR)) >> 56);
+        assert_eq!(Header::decode(word.to_le_bytes()), Ok(header));
+    }
+
+    #[test]
+    fn any_single_flipped_bit_is_caught() {
+        for seed in 0..2000_u64 {
+            let low = seed.wrapping_mul(0xD129_0B26_C3A1_5F35) & LOW;
+            let word = with_check(low);
+            for bit in 0..64 {
+                let flipped = word ^ 1 << bit;
+                assert_ne!(with_check(flipped & LOW), flipped, "bit {bit} of {word:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_fault_of_a_header_has_its_reason() {
+        let reason = |low: u64| Header::decode(with_check(low).to_le_bytes()).map_err(|e| e.reason);
+        assert_eq!(Header::decode([1, 0, 0, 0, 0, 0, 0, 0]).unwrap_err().reason, CloseReason::Checksum);
+        assert_eq!(Header::decode([0xFF; 8]).unwrap_err().reason, CloseReason::Checksum);
+        assert_eq!(reason(1 << 40), Err(CloseReason::Protocol));
+        assert_eq!(reason(1 << 55), Err(CloseReason::Protocol));
+        assert_eq!(reason(2 << 32), Err(CloseReason::Protocol));
+        for kind in 5..128 {
+            assert_eq!(reason(kind << 24), Err(CloseReason::Protocol), "kind {kind}");
+        }
+        for kind in (0..5).chain(128..256) {
+            assert!(reason(kind << 24).is_ok(), "kind {kind}");
+        }
+    }
+
+    #[test]
+    fn the_hot_path_takes_whole_messages_and_nothing_else() {
+        let data = |more, len| Header { kind: Kind::Data, more, len }.encode();
+        let taken = |frame: &[u8]| {
+            let mut input = frame;
+            take_message(&mut input, 100).map(|m| (m.len(), input.len()))
+        };
+        let mut whole = [&data(false, 3)[..], b"abcd"].concat();
+        assert_eq!(taken(&whole), Some((3, 1)));
+        assert_eq!(taken(&whole[..10]), None);
+        whole[7] ^= 1;
+        assert_eq!(taken(&whole), None);
+        assert_eq!(taken(&[&data(true, 3)[..], b"abc"].concat()), None);
+        assert_eq!(taken(&[&data(false, 101)[..], &[0; 101]].concat()), None);
+        assert_eq!(taken(&data(false, 0)), Some((0, 0)));
+        assert_eq!(taken(&control(Kind::Ping, b"abcdefgh")), None);
+    }
+
+    #[test]
+    fn frames_cover_the_message_and_all_but_the_last_say_more() {
+        for (len, lens) in [(0, vec![0]), (1, vec![1]), (10, vec![10]), (11, vec![10, 1]), (20, vec![10, 10])]
+        {
+            let frames: Vec<_> = Frames::new(len, 10).collect();
+            assert_eq!(frames.iter().map(|(_, r)| r.len()).collect::<Vec<_>>(), lens);
+            for (i, (header, range)) in frames.iter().enumerate() {
+                let header = Header::decode(*header).unwrap();
+                assert_eq!(header.len as usize, range.len());
+                assert_eq!(header.more, i + 1 < frames.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The state machine of a link in message mode: hello first, then messages and control frames, and one end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::error::CloseReason;
+
+use super::assembly::{Assembly, Budget, Piece};
+use super::frame::{self, Frames, Header, Kind};
+use super::goaway::GoAway;
+use super::heartbeat::{self, Heartbeat, Rtt};
+use super::hello;
+use super::identity::{LocalNode, PeerInfo};
+use super::secure::Secure;
+use super::{LinkError, LinkEvent};
+
+/// Answers that wait to be sent; older ones give way. One that is lost costs the peer a measured round trip.
+const MAX_PONGS: usize = 16;
+
+/// A PING to be answered.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    token: u64,
+    received_at: Mono,
+}
+
+/// Our own GOAWAY: one at most.
+#[derive(Debug)]
+enum Farewell {
+    Unsaid,
+    Pending(GoAway),
+    Said,
+}
+
+#[derive(Debug)]
+pub(crate) struct MessageLink {
+    /// True exactly when the link is established, has no error, and the next byte begins a frame that begins a message.
+    at_boundary: bool,
+    secure: Secure,
+    max_frame: u32,
+    /// The peer's, once known.
+    peer_max_frame: u32,
+    /// For sending: the lesser of both nodes'.
+    max_message: usize,
+    /// From the peer's hello on.
+    heartbeat: Option<Heartbeat>,
+    assembly: Assembly,
+    control_budget: Budget,
+    local: Arc<LocalNode>,
+    peer: Option<Box<PeerInfo>>,
+    error: Option<LinkError>,
+    handshake_until: Mono,
+    /// The last time we were told: outputs are made at this time.
+    now: Mono,
+    reading: bool,
+    /// Of the last pause.
+    stopped_reading_at: Mono,
+    /// The peer sends nothing more.
+    ended: bool,
+    /// The peer has said GOAWAY.
+    gone_away: bool,
+    /// A frame came after the peer's hello that was read frame by frame.
+    confirmed: bool,
+    hello_pending: bool,
+    pongs: VecDeque<Question>,
+    farewell: Farewell,
+}
+
+impl MessageLink {
+    pub(super) fn new(local: Arc<LocalNode>, now: Mono) -> Self {
+        let limits = &local.limits;
+        Self {
+            at_boundary: false,
+            secure: Secure::Off,
+            max_frame: limits.max_frame,
+            peer_max_frame: hello::MIN_MAX_FRAME,
+            max_message: limits.max_message,
+            heartbeat: None,
+            assembly: Assembly::new(limits.max_frame, limits.max_message),
+            control_budget: Budget::new(limits.max_control_frames),
+            peer: None,
+            error: None,
+            handshake_until: now + limits.handshake_timeout,
+            now,
+            reading: true,
+            stopped_reading_at: now,
+            ended: false,
+            gone_away: false,
+            confirmed: false,
+            hello_pending: true,
+            pongs: VecDeque::new(),
+            farewell: Farewell::Unsaid,
+            local,
+        }
+    }
+
+    #[inline]
+    pub(super) fn next_event<'b>(
+        &mut self,
+        input: &mut &'b [u8],
+        now: Mono,
+    ) -> Result<Option<LinkEvent<'b>>, LinkError> {
+        let input = self.secure.open(input);
+        if self.at_boundary
+            && let Some(message) = frame::take_message(input, self.max_frame)
+        {
+            return Ok(Some(LinkEvent::Message(message)));
+        }
+        self.next_event_of_any_kind(input, now)
+    }
+
+    /// Not the hot path; but every input ends here, so this is where life is noticed.
+    #[inline(never)]
+    fn next_event_of_any_kind<'b>(
+        &mut self,
+        input: &mut &'b [u8],
+        now: Mono,
+    ) -> Result<Option<LinkEvent<'b>>, LinkError> {
+        self.error.clone().map_or(Ok(()), Err)?;
+        debug_assert!(!self.ended || input.is_empty(), "bytes after the end");
+        self.now = now;
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.handle_received(now);
+        }
+        let event = self.read(input);
+        self.at_boundary = event.is_ok() && self.peer.is_some() && self.assembly.is_at_boundary();
+        event.map_err(|error| self.latch(error))
+    }
+
+    fn read<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<LinkEvent<'b>>, LinkError> {
+        while let Some(piece) = self.assembly.next_piece(input)? {
+            match piece {
+                Piece::Header(header) => self.handle_header(header)?,
+                Piece::Message(message) => return Ok(Some(LinkEvent::Message(message))),
+                Piece::Assembled(message) => return Ok(Some(LinkEvent::Assembled(message))),
+                Piece::Control(kind, payload) => {
+                    if let Some(event) = self.handle_control(kind, &payload)? {
+                        return Ok(Some(event));
+                    }
+                }
+                Piece::Nothing => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this frame may come now; its length is looked at last.
+    fn handle_header(&mut self, header: Header) -> Result<(), LinkError> {
+        let may_come = match header.kind {
+            Kind::Hello => self.peer.is_none() && !self.gone_away,
+            Kind::GoAway => !self.gone_away,
+            Kind::Data | Kind::Ping | Kind::Pong | Kind::Ignorable(_) => self.peer.is_some(),
+        };
+        if !may_come {
+            let detail = match (&self.peer, self.gone_away) {
+                (_, true) => format!("a {:?} frame after GoAway", header.kind),
+                (Some(_), false) => format!("a second {:?} frame", header.kind),
+                (None, false) => format!("a {:?} frame before Hello", header.kind),
+            };
+            return Err(LinkError::new(CloseReason::Protocol, detail));
+        }
+        self.confirmed |= self.peer.is_some();
+        if header.kind != Kind::Data {
+            self.control_budget.spend(self.now)?;
+        }
+        self.assembly.begin(header)
+    }
+
+    fn handle_control<'b>(&mut self, kind: Kind, payload: &[u8]) -> Result<Option<LinkEvent<'b>>, LinkError> {
+        match kind {
+            Kind::Hello => {
+                let peer = hello::accept(payload, &self.local)?;
+                self.establish(peer);
+                return Ok(Some(LinkEvent::Established));
+            }
+            Kind::GoAway => {
+                let goaway = GoAway::decode(payload).expect("its length was tested");
+                self.gone_away = true;
+                let reason = goaway.reason();
+                let GoAway { code, retry_after, text } = goaway;
+                return Ok(Some(LinkEvent::GoneAway { reason, code, retry_after, text }));
+            }
+            Kind::Ping => {
+                let token = u64::from_le_bytes(payload.try_into().expect("its length was tested"));
+                if self.pongs.len() == MAX_PONGS {
+                    self.pongs.pop_front();
+                }
+                self.pongs.push_back(Question { token, received_at: self.now });
+            }
+            Kind::Pong => {
+                if let Some(heartbeat) = &mut self.heartbeat {
+                    heartbeat.handle_pong(payload.try_into().expect("its length was tested"), self.now);
+                }
+            }
+            Kind::Data | Kind::Ignorable(_) => unreachable!("not a control frame"),
+        }
+        Ok(None)
+    }
+
+    fn establish(&mut self, peer: PeerInfo) {
+        assert!(self.peer.is_none(), "hello comes once");
+        let limits = &self.local.limits;
+        self.peer_max_frame = peer.max_frame;
+        self.max_message = limits.max_message.min(peer.max_message);
+        let mut heartbeat = Heartbeat::new(limits.heartbeat, peer.heartbeat, limits.dead_after, self.now);
+        heartbeat.set_listening(self.reading, self.now);
+        self.heartbeat = Some(heartbeat);
+        self.peer = Some(Box::new(peer));
+    }
+
+    /// Keeps the first error, and tells the peer why where it can be told.
+    #[cold]
+    fn latch(&mut self, error: LinkError) -> LinkError {
+        assert!(self.error.is_none(), "the first error stays");
+        self.at_boundary = false;
+        self.go_away(error.reason, Duration::ZERO, error.detail.as_deref().unwrap_or_default());
+        self.error = Some(error.clone());
+        error
+    }
+
+    pub(super) fn give_back(&mut self, message: Vec<u8>) {
+        self.assembly.give_back(message);
+    }
+
+    pub(super) fn handle_eof(&mut self) -> Result<(), LinkError> {
+        self.error.clone().map_or(Ok(()), Err)?;
+        self.ended = true;
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.set_listening(false, self.now);
+        }
+        let detail = if !self.assembly.is_at_boundary() {
+            "the peer closed in the middle of a frame or message"
+        } else if self.peer.is_none() && !self.gone_away {
+            "the peer closed before its hello"
+        } else {
+            return Ok(());
+        };
+        Err(self.latch(LinkError::new(CloseReason::Truncated, detail)))
+    }
+
+    pub(super) fn next_output(&mut self) -> Option<Vec<u8>> {
+        if std::mem::take(&mut self.hello_pending) {
+            return Some(frame::control(Kind::Hello, &hello::encode(&self.local)));
+        }
+        match std::mem::replace(&mut self.farewell, Farewell::Said) {
+            Farewell::Pending(goaway) => return Some(frame::control(Kind::GoAway, &goaway.encode())),
+            Farewell::Said => {}
+            Farewell::Unsaid => self.farewell = Farewell::Unsaid,
+        }
+        if self.error.is_some() {
+            return None;
+        }
+        if let Some(Question { token, received_at }) = self.pongs.pop_front() {
+            return Some(frame::control(Kind::Pong, &heartbeat::pong(token, self.now - received_at)));
+        }
+        let ping = self.heartbeat.as_mut()?.next_ping(self.now)?;
+        Some(frame::control(Kind::Ping, &ping))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        if self.error.is_some() || self.ended {
+            return None;
+        }
+        match &self.heartbeat {
+            Some(heartbeat) => heartbeat.deadline(),
+            None => Some(self.handshake_until),
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Mono) -> Result<(), LinkError> {
+        self.error.clone().map_or(Ok(()), Err)?;
+        self.now = now;
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        self.assembly.trim();
+        let outcome = match &mut self.heartbeat {
+            Some(heartbeat) => heartbeat.handle_timeout(now),
+            None => Err(LinkError::of(CloseReason::HandshakeTimeout)),
+        };
+        outcome.map_err(|error| self.latch(error))
+    }
+
+    #[inline]
+    pub(super) fn handle_sent(&mut self, now: Mono) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.handle_sent(now);
+        }
+    }
+
+    pub(super) fn set_reading(&mut self, reading: bool, now: Mono) {
+        if reading && !self.reading {
+            self.control_budget.resume(self.stopped_reading_at);
+        } else if !reading {
+            self.stopped_reading_at = now;
+        }
+        self.now = now;
+        self.reading = reading;
+        if let Some(heartbeat) = &mut self.heartbeat
+            && !self.ended
+        {
+            heartbeat.set_listening(reading, now);
+        }
+    }
+
+    pub(super) fn peer(&self) -> Option<&PeerInfo> {
+        self.peer.as_deref()
+    }
+
+    pub(super) fn ask(&mut self) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.ask();
+        }
+    }
+
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    pub(super) fn rtt(&self) -> Option<Rtt> {
+        self.heartbeat.as_ref()?.rtt()
+    }
+
+    pub(super) fn go_away(&mut self, reason: CloseReason, retry_after: Duration, text: &str) {
+        // Who has not said hello yet learns nothing of what we found wrong.
+        let text = if self.peer.is_some() { text } else { "" };
+        if matches!(self.farewell, Farewell::Unsaid)
+            && let Some(goaway) = GoAway::new(reason, retry_after, text)
+        {
+            self.farewell = Farewell::Pending(goaway);
+        }
+    }
+
+    #[inline]
+    pub(super) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    #[inline]
+    pub(super) fn frames(&self, len: usize) -> Frames {
+        debug_assert!(self.peer.is_some(), "messages are sent after hello");
+        Frames::new(len, self.peer_max_frame)
+    }
+
+    /// Bytes allocated for what is not complete, and for what waits to be sent.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn memory(&self) -> usize {
+        self.assembly.memory() + self.pongs.capacity() * size_of::<Question>()
+    }
+}

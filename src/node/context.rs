@@ -1,0 +1,169 @@
+//! What a callback may ask: the commands of a [`Handle`], for the loop's own channels without any lock, and timers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::addr::Address;
+use crate::channel::Channel;
+use crate::clock::Mono;
+use crate::error::{CommandError, DialError, SendError};
+use crate::id::ChannelId;
+use crate::node::core::{Core, TimerKey};
+use crate::node::handle::Handle;
+use crate::node::info::ChannelInfo;
+use crate::node::timers::TimerId;
+use crate::stats::Stats;
+
+/// The loop, as a callback sees it.
+///
+/// Commands name channels of any loop: those of another loop travel through that loop's mailbox, like a [`Handle`]'s,
+/// and what is said of a channel that is gone does nothing.
+#[derive(Debug)]
+pub struct Context<'a> {
+    core: &'a mut Core,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(core: &'a mut Core) -> Self {
+        Self { core }
+    }
+
+    /// The time at which this turn of the loop began to call back.
+    pub fn now(&self) -> Mono {
+        self.core.now
+    }
+
+    /// The loop's number, from 0.
+    pub fn loop_index(&self) -> usize {
+        self.core.index
+    }
+
+    /// A handle, to be cloned for other threads.
+    pub fn handle(&self) -> &Handle {
+        &self.core.handle
+    }
+
+    /// Dials; the channel is one of this loop. See [`Handle::dial`].
+    ///
+    /// # Errors
+    ///
+    /// [`DialError::TableFull`] and [`DialError::Stopped`].
+    pub fn dial(&mut self, to: impl Into<Address>) -> Result<ChannelId, DialError> {
+        self.core.dial(to.into())
+    }
+
+    /// Sends bytes, in message mode one message, after everything sent before. They are copied.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it was kept: see [`SendError`].
+    pub fn send(&mut self, channel: ChannelId, bytes: &[u8]) -> Result<(), SendError> {
+        match self.core.touch(channel) {
+            Some((found, pool)) => found.send(bytes, pool),
+            None => self.core.elsewhere(channel).ok_or(SendError::Closed)?.send(channel, bytes),
+        }
+    }
+
+    /// As [`Context::send`]; from 4 KiB on the bytes are not copied.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it was kept: see [`SendError`].
+    pub fn send_bytes(&mut self, channel: ChannelId, bytes: Bytes) -> Result<(), SendError> {
+        match self.core.touch(channel) {
+            Some((found, pool)) => found.send_bytes(bytes, pool),
+            None => self.core.elsewhere(channel).ok_or(SendError::Closed)?.send_bytes(channel, bytes),
+        }
+    }
+
+    /// Sends the same to every open channel of this loop, and says how many took it. Those whose outbox is full do not;
+    /// `broadcasts_refused` counts them.
+    pub fn broadcast(&mut self, bytes: &Bytes) -> usize {
+        self.core.broadcast(bytes)
+    }
+
+    /// Closes: sends what is queued first, for at most `close_timeout`. Nothing more is received.
+    pub fn close(&mut self, channel: ChannelId) {
+        self.command(channel, Channel::close, Handle::close);
+    }
+
+    /// Closes at once, by RST; what is queued is dropped.
+    pub fn abort(&mut self, channel: ChannelId) {
+        self.command(channel, Channel::abort, Handle::abort);
+    }
+
+    /// Sends FIN after everything queued: nothing more will be sent. Receiving goes on.
+    pub fn shutdown_write(&mut self, channel: ChannelId) {
+        self.command(channel, Channel::shutdown_write, Handle::shutdown_write);
+    }
+
+    /// Stops reading. When this returns nothing is given to `on_data` or `on_message` any more; what the kernel had
+    /// already received is kept, in order, for [`Context::resume`]. A connection that fails meanwhile ends the pause:
+    /// what was kept is given to the handler, and then its `on_close`.
+    pub fn pause(&mut self, channel: ChannelId) {
+        self.command(channel, Channel::pause, Handle::pause);
+    }
+
+    /// Goes on reading.
+    pub fn resume(&mut self, channel: ChannelId) {
+        self.command(channel, Channel::resume, Handle::resume);
+    }
+
+    fn command(
+        &mut self,
+        channel: ChannelId,
+        here: impl FnOnce(&mut Channel),
+        there: impl FnOnce(&Handle, ChannelId) -> Result<(), CommandError>,
+    ) {
+        match self.core.touch(channel) {
+            Some((found, _)) => here(found),
+            None => {
+                let posted = self.core.elsewhere(channel).map(|handle| there(handle, channel));
+                if let Some(Err(CommandError::Busy)) = posted {
+                    tracing::warn!(%channel, "a command for a channel of another loop is lost: its mailbox is full");
+                }
+            }
+        }
+    }
+
+    /// Bytes that wait in the channel's outbox; 0 for one that is not of this loop.
+    pub fn queued(&self, channel: ChannelId) -> usize {
+        self.core.channels.get(channel).map_or(0, Channel::queued)
+    }
+
+    /// True when `outbox_high` bytes or more wait: whoever feeds this channel from another should pause that one.
+    pub fn is_backed_up(&self, channel: ChannelId) -> bool {
+        self.core.channels.get(channel).is_some_and(Channel::is_backed_up)
+    }
+
+    /// What there is to know of a channel of this loop.
+    pub fn channel(&self, channel: ChannelId) -> Option<ChannelInfo> {
+        self.core.channels.get(channel).map(|found| ChannelInfo::of(found, self.core.now))
+    }
+
+    /// All channels of this loop.
+    pub fn channels(&self) -> Vec<ChannelInfo> {
+        self.core.list()
+    }
+
+    /// Calls `on_timer` with the token after the time. Timers live until they are due, cancelled, or the loop ends.
+    pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
+        self.core.timers.insert(self.core.now + after, TimerKey::User(token))
+    }
+
+    /// False when the timer was due or cancelled already.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.core.timers.cancel(timer).is_some()
+    }
+
+    /// The counters of this loop.
+    pub fn stats(&self) -> Stats {
+        self.core.settings.counters.snapshot()
+    }
+
+    /// Ends the whole node: see [`Handle::shutdown`].
+    pub fn shutdown(&mut self, grace: Duration) {
+        self.core.handle.shutdown(grace);
+    }
+}

@@ -1,0 +1,462 @@
+//! A loop without its driver and its handler: its channels, timers and mail, and what is to be asked of the kernel.
+//! Callbacks work on it through [`Context`](crate::Context); [`event_loop`](super::event_loop) turns it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::addr::{Address, Endpoint};
+use crate::channel::{Channel, ChannelTable, ChunkPool, Settings};
+use crate::clock::Mono;
+use crate::driver::{Accepted, ListenerId, Submission};
+use crate::error::{CloseReason, ClosedBy, DialError, SendError};
+use crate::id::ChannelId;
+use crate::link::Link;
+use crate::node::admission::{Rarely, Strangers};
+use crate::node::command::Command;
+use crate::node::dialing::Dialing;
+use crate::node::handle::Handle;
+use crate::node::info::ChannelInfo;
+use crate::node::mailbox::Mail;
+use crate::node::shared::Port;
+use crate::node::timers::{TimerId, Timers};
+
+/// Accepted connections that may wait for a channel: those the kernel had accepted before it was told to pause.
+const MAX_WAITING: usize = 64;
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimerKey {
+    /// The channel's deadline.
+    Channel(ChannelId),
+    /// The program's.
+    User(u64),
+    /// A look at links that are too many.
+    Duplicates,
+    /// The next dial of a persistent peer.
+    Dial,
+    /// The end of the shutdown's grace.
+    Stop,
+}
+
+/// A connection that was accepted when all channels were in use.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    listener: ListenerId,
+    socket: Accepted,
+    ends: (Endpoint, Endpoint),
+}
+
+/// What accepting is about to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AcceptChange {
+    Paused,
+    Resumed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) index: usize,
+    pub(crate) now: Mono,
+    pub(crate) channels: ChannelTable,
+    pub(crate) pool: ChunkPool,
+    pub(crate) timers: Timers<TimerKey>,
+    /// By slot of this loop, as far as slots were used: the timer that stands for the channel's deadline, and when it
+    /// is due.
+    armed: Vec<Option<(Mono, TimerId)>>,
+    pub(crate) handle: Handle,
+    pub(crate) settings: Rc<Settings>,
+    /// For the driver, beside what the channels themselves want.
+    pub(crate) submissions: VecDeque<Submission>,
+    waiting: VecDeque<Waiting>,
+    /// False while all channels are in use.
+    accepting: bool,
+    /// True when a channel came or went since [`Core::accept_change`] looked.
+    slots_changed: bool,
+    /// True once another thread has sent: from then on it is told how full the outboxes are.
+    posted_sends: bool,
+    /// When the shutdown's grace is over, once there is one.
+    pub(crate) stop_at: Option<Mono>,
+    mail: Mail,
+    /// Accepted, and without a hello.
+    pub(crate) strangers: Strangers,
+    pub(crate) said_evicted: Rarely,
+    pub(crate) said_per_ip: Rarely,
+    /// Channels that the program is to hear of now, before the one in whose place they come is gone.
+    pub(crate) admitted: Vec<ChannelId>,
+    /// Of the one loop that dials the persistent peers.
+    pub(crate) dialing: Option<Dialing>,
+    pub(crate) dial_timer: Option<TimerId>,
+}
+
+impl Core {
+    pub(crate) fn new(index: usize, handle: Handle, settings: Settings, now: Mono) -> Self {
+        let slots = &handle.shared().ports[index].slots;
+        let pending = settings.limits.pending_handshakes;
+        Self {
+            strangers: Strangers::new(pending, handle.shared().ports.len(), slots.count()),
+            said_evicted: Rarely::default(),
+            said_per_ip: Rarely::default(),
+            admitted: Vec::new(),
+            dialing: None,
+            dial_timer: None,
+            index,
+            now,
+            channels: ChannelTable::new(slots.first(), slots.count()),
+            pool: ChunkPool::new(),
+            timers: Timers::default(),
+            armed: Vec::new(),
+            settings: Rc::new(settings),
+            submissions: VecDeque::new(),
+            waiting: VecDeque::new(),
+            accepting: true,
+            slots_changed: false,
+            posted_sends: false,
+            stop_at: None,
+            mail: Mail::default(),
+            handle,
+        }
+    }
+
+    pub(crate) fn port(&self) -> &Port {
+        &self.handle.shared().ports[self.index]
+    }
+
+    /// The channel, about to be changed, and the pool its sends take memory from.
+    pub(crate) fn touch(&mut self, id: ChannelId) -> Option<(&mut Channel, &mut ChunkPool)> {
+        self.channels.mark_dirty(id);
+        self.channels.get_mut(id).map(|channel| (channel, &mut self.pool))
+    }
+
+    /// The way to a channel of another loop.
+    pub(crate) fn elsewhere(&self, id: ChannelId) -> Option<&Handle> {
+        let port = self.handle.shared().port_of(id)?;
+        (port.thread != self.port().thread).then_some(&self.handle)
+    }
+
+    pub(crate) fn list(&self) -> Vec<ChannelInfo> {
+        self.channels.iter().map(|channel| ChannelInfo::of(channel, self.now)).collect()
+    }
+
+    pub(crate) fn new_link(&self) -> Link {
+        match &self.handle.shared().local_node {
+            None => Link::stream(),
+            Some(local) => Link::message(Arc::clone(local), self.now),
+        }
+    }
+
+    // Channels come.
+
+    pub(crate) fn dial(&mut self, address: Address) -> Result<ChannelId, DialError> {
+        if self.handle.shared().is_stopping() {
+            return Err(DialError::Stopped);
+        }
+        let slots = &self.port().slots;
+        let id = slots.allocate().ok_or(DialError::TableFull { size: slots.count() })?;
+        self.begin_dial(id, address);
+        Ok(id)
+    }
+
+    fn begin_dial(&mut self, id: ChannelId, address: Address) {
+        let channel = Channel::dialing(id, address, Rc::clone(&self.settings), self.now);
+        let name = channel.name().cloned();
+        self.settings.counters.dialed.add(1);
+        self.insert(channel);
+        if self.stop_at.is_some() {
+            self.fail(id, CloseReason::Shutdown);
+        } else if let Some(Address::Host(host, port)) = name {
+            self.look_up(id, host, port);
+        }
+    }
+
+    fn look_up(&mut self, channel: ChannelId, host: String, port: u16) {
+        let (handle, index, name) = (self.handle.clone(), self.index, host.clone());
+        let reply = move |found: std::io::Result<Vec<SocketAddr>>| {
+            let endpoints = match found {
+                Ok(found) => Ok(found.into_iter().map(Endpoint::Tcp).collect()),
+                Err(error) => Err(format!("{name}: {error}")),
+            };
+            // A loop that has ended needs no answer.
+            let _ =
+                handle.shared().ports[index].mailbox.post_always(Command::Resolved { channel, endpoints });
+        };
+        if self.handle.shared().names.lookup(host, port, reply).is_err() {
+            let why = "too many names are being looked up; raise lookups".to_owned();
+            if let Some((found, _)) = self.touch(channel) {
+                found.resolved(Err(why));
+            }
+        }
+    }
+
+    /// A connection was accepted. Returns the id of its channel when there is one for it now.
+    pub(crate) fn accept(
+        &mut self,
+        listener: ListenerId,
+        socket: Accepted,
+        ends: (Endpoint, Endpoint),
+    ) -> Option<ChannelId> {
+        if self.stop_at.is_some() {
+            self.submissions.push_back(Submission::Refuse { socket });
+            return None;
+        }
+        if !self.admits(&ends.1) {
+            self.submissions.push_back(Submission::Refuse { socket });
+            return None;
+        }
+        self.take(listener, socket, ends)
+    }
+
+    fn take(
+        &mut self,
+        listener: ListenerId,
+        socket: Accepted,
+        ends: (Endpoint, Endpoint),
+    ) -> Option<ChannelId> {
+        self.slots_changed = true;
+        let Some(id) = self.port().slots.allocate() else {
+            if self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back(Waiting { listener, socket, ends });
+            } else {
+                self.refuse(socket, &ends.1);
+            }
+            return None;
+        };
+        self.settings.counters.accepted.add(1);
+        let (link, settings) = (self.new_link(), Rc::clone(&self.settings));
+        self.insert(Channel::accepted(id, listener, socket, ends, link, settings, self.now));
+        self.expect_hello(id);
+        Some(id)
+    }
+
+    /// Closes a connection that was admitted and gets no channel.
+    fn refuse(&mut self, socket: Accepted, peer: &Endpoint) {
+        self.release(peer);
+        self.submissions.push_back(Submission::Refuse { socket });
+    }
+
+    /// One that waited for a channel, when one is free.
+    pub(crate) fn accept_waiting(&mut self) -> Option<ChannelId> {
+        if self.waiting.is_empty() || self.port().slots.is_full() {
+            return None;
+        }
+        let Waiting { listener, socket, ends } = self.waiting.pop_front()?;
+        self.take(listener, socket, ends)
+    }
+
+    fn insert(&mut self, channel: Channel) {
+        self.channels.insert(channel);
+        self.settings.counters.channels.set(self.channels.len() as u64);
+    }
+
+    /// Whether accepting is to be paused, for want of channels, or to go on.
+    pub(crate) fn accept_change(&mut self) -> Option<AcceptChange> {
+        if !std::mem::take(&mut self.slots_changed) || self.stop_at.is_some() {
+            return None;
+        }
+        let has_room = !self.port().slots.is_full();
+        if has_room == self.accepting {
+            return None;
+        }
+        self.accepting = has_room;
+        if has_room {
+            self.submissions.push_back(Submission::ResumeAccepting);
+            Some(AcceptChange::Resumed)
+        } else {
+            self.settings.counters.accepts_paused.add(1);
+            self.submissions.push_back(Submission::PauseAccepting);
+            Some(AcceptChange::Paused)
+        }
+    }
+
+    // Channels go.
+
+    pub(crate) fn fail(&mut self, id: ChannelId, reason: CloseReason) {
+        if let Some((channel, _)) = self.touch(id) {
+            channel.fail(reason, ClosedBy::Us, None);
+        }
+    }
+
+    /// The channel's `on_close` was called: its slot is free for the next.
+    pub(crate) fn remove(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.remove(id) else { return };
+        debug_assert!(channel.is_finished());
+        if let Some((_, timer)) = self.disarm(id) {
+            self.timers.cancel(timer);
+        }
+        self.port().slots.free(id);
+        self.slots_changed = true;
+        self.settings.counters.channels.set(self.channels.len() as u64);
+    }
+
+    /// Begins the shutdown, or brings its end nearer.
+    pub(crate) fn stop(&mut self, at: Mono) {
+        let first = self.stop_at.is_none();
+        let at = self.stop_at.map_or(at, |earlier| earlier.min(at));
+        self.stop_at = Some(at);
+        self.timers.insert(at, TimerKey::Stop);
+        if first {
+            self.submissions.push_back(Submission::StopListening);
+            self.dialing = None;
+            while let Some(Waiting { socket, ends, .. }) = self.waiting.pop_front() {
+                self.refuse(socket, &ends.1);
+            }
+            for id in self.channels.ids() {
+                self.fail(id, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// The grace is over: what is not closed yet is cut.
+    pub(crate) fn abort_all(&mut self) {
+        for id in self.channels.ids() {
+            if let Some((channel, _)) = self.touch(id) {
+                channel.abort();
+            }
+        }
+    }
+
+    // Commands of other threads.
+
+    /// Carries out what was posted. True when that was anything.
+    pub(crate) fn obey(&mut self) -> bool {
+        let mut mail = std::mem::take(&mut self.mail);
+        let any = self.port().mailbox.take(&mut mail);
+        if any {
+            self.obey_mail(&mut mail);
+        }
+        self.mail = mail;
+        any
+    }
+
+    /// No more mail is taken; what was posted before that is still carried out.
+    pub(crate) fn close_mailbox(&mut self) {
+        let mut mail = self.port().mailbox.close();
+        self.obey_mail(&mut mail);
+    }
+
+    fn obey_mail(&mut self, mail: &mut Mail) {
+        self.settings.counters.commands.add(mail.commands.len() as u64);
+        let mut bytes = &mail.bytes[..];
+        for command in mail.commands.drain(..) {
+            self.obey_command(command, &mut bytes);
+        }
+        mail.clear();
+    }
+
+    fn obey_command(&mut self, command: Command, bytes: &mut &[u8]) {
+        match command {
+            Command::Dial { channel, address } => self.begin_dial(channel, address),
+            Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),
+            Command::Send { channel, len } => {
+                let (ours, rest) = bytes.split_at(len);
+                *bytes = rest;
+                self.send_posted(channel, len, |channel, pool| channel.send_posted(ours, pool));
+            }
+            Command::SendBytes { channel, bytes } => {
+                self.send_posted(channel, bytes.len(), |channel, pool| {
+                    channel.send_bytes_posted(bytes, pool)
+                });
+            }
+            Command::Broadcast(bytes) => {
+                self.broadcast(&bytes);
+            }
+            Command::Close(channel) => self.on_channel(channel, Channel::close),
+            Command::Abort(channel) => self.on_channel(channel, Channel::abort),
+            Command::ShutdownWrite(channel) => self.on_channel(channel, Channel::shutdown_write),
+            Command::Pause(channel) => self.on_channel(channel, Channel::pause),
+            Command::Resume(channel) => self.on_channel(channel, Channel::resume),
+            Command::Act { channel, action } => self.act_on(channel, action),
+            Command::Note(note) => self.note(note),
+            Command::List(reply) => {
+                // Whoever asked may have given up.
+                drop(reply.send(self.list()));
+            }
+            Command::Shutdown { grace } => self.stop(self.now + grace),
+        }
+    }
+
+    fn on_channel(&mut self, id: ChannelId, command: impl FnOnce(&mut Channel)) {
+        if let Some((channel, _)) = self.touch(id) {
+            command(channel);
+        }
+    }
+
+    fn send_posted(
+        &mut self,
+        id: ChannelId,
+        size: usize,
+        send: impl FnOnce(&mut Channel, &mut ChunkPool) -> Result<(), SendError>,
+    ) {
+        self.posted_sends = true;
+        if let Some((channel, pool)) = self.touch(id)
+            && let Err(error) = send(channel, pool)
+        {
+            // It closed after the bytes were posted; its report has them as unsent.
+            tracing::debug!(channel = %id, %error, "a posted send came too late");
+            channel.count_too_late(size);
+        }
+        self.port().slots.discharge(id, size);
+    }
+
+    pub(crate) fn broadcast(&mut self, bytes: &Bytes) -> usize {
+        let mut taken = 0;
+        for id in self.channels.ids() {
+            let Some(channel) = self.channels.get_mut(id).filter(|channel| channel.is_open()) else {
+                continue;
+            };
+            match channel.send_bytes(bytes.clone(), &mut self.pool) {
+                Ok(()) => {
+                    taken += 1;
+                    self.channels.mark_dirty(id);
+                }
+                Err(SendError::WouldBlock { .. }) => self.settings.counters.broadcasts_refused.add(1),
+                Err(SendError::TooBig { .. } | SendError::Busy | SendError::NotOpen | SendError::Closed) => {}
+            }
+        }
+        taken
+    }
+
+    // What is left of a channel's turn.
+
+    /// The channel's deadline has a timer no later than it; one that moved away is noticed when the timer is due.
+    pub(crate) fn arm_timer(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get(id) else { return };
+        let deadline = channel.deadline();
+        match (deadline, self.armed.get(self.slot_index(id)).copied().flatten()) {
+            (Some(deadline), Some((at, _))) if at <= deadline => return,
+            (None, None) => return,
+            (_, Some((_, timer))) => {
+                self.timers.cancel(timer);
+            }
+            (Some(_), None) => {}
+        }
+        let index = self.slot_index(id);
+        if index >= self.armed.len() {
+            self.armed.resize(index + 1, None);
+        }
+        self.armed[index] = deadline.map(|at| (at, self.timers.insert(at, TimerKey::Channel(id))));
+    }
+
+    /// The channel's timer, which is due or of no use any more.
+    pub(crate) fn disarm(&mut self, id: ChannelId) -> Option<(Mono, TimerId)> {
+        let index = self.slot_index(id);
+        self.armed.get_mut(index)?.take()
+    }
+
+    fn slot_index(&self, id: ChannelId) -> usize {
+        (id.slot() - self.channels.start()) as usize
+    }
+
+    /// Tells other threads that the channel takes no sends any more, or how full its outbox is, if any of them sends.
+    pub(crate) fn publish(&self, id: ChannelId) {
+        let Some(channel) = self.channels.get(id) else { return };
+        if channel.is_ending() {
+            self.port().slots.shut(id);
+        } else if self.posted_sends {
+            self.port().slots.publish_queued(id, channel.queued());
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! A loop. Read [`EventLoop::turn`] first: it is the whole program, the rest of the crate is how.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::channel::{self, Event};
+use crate::clock::Mono;
+use crate::driver::{Completion, Driver, ListenerId, Wait};
+use crate::error::{CloseReason, CloseReport, ClosedBy, DriverError, Errno, NodeError};
+use crate::id::ChannelId;
+use crate::node::context::Context;
+use crate::node::core::{AcceptChange, Core, TimerKey};
+use crate::node::handler::Handler;
+use crate::node::info::ChannelInfo;
+
+/// How long the handler may be busy with completions before timers, commands and sends have their turn: a loop whose
+/// handler is slow must still show its peers that it lives.
+const REAP_TIME: Duration = Duration::from_millis(10);
+
+/// How long the kernel may take to end what was cut when the shutdown's grace was over.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// How one loop works, beside what its channels have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Most completions of one turn.
+    pub(crate) completion_budget: u32,
+    /// How long the loop looks again and again, without sleeping, after something happened.
+    pub(crate) busy_poll: Duration,
+    /// How many listeners there are.
+    pub(crate) listeners: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct EventLoop<D, H> {
+    driver: D,
+    handler: H,
+    core: Core,
+    pace: Pace,
+    /// True when the last reaping used up its budget.
+    reap_again: bool,
+    /// When something last happened.
+    busy_at: Mono,
+}
+
+impl<D: Driver, H: Handler> EventLoop<D, H> {
+    pub(crate) fn new(driver: D, handler: H, core: Core, pace: Pace) -> Self {
+        let busy_at = core.now;
+        Self { driver, handler, core, pace, reap_again: false, busy_at }
+    }
+
+    /// Turns until the node is shut down, or the kernel fails.
+    pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        self.handler.on_start(&mut Context::new(&mut self.core));
+        self.core.dial_peers();
+        let outcome = loop {
+            match self.turn() {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.end(outcome)
+    }
+
+    /// One turn: what happened, what others ask, what is due, what to send; then one system call.
+    fn turn(&mut self) -> Result<ControlFlow<()>, DriverError> {
+        self.core.now = self.driver.now();
+        self.reap();
+        self.obey();
+        self.expire();
+        self.flush();
+        if self.is_over() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let wait = self.wait();
+        self.driver.turn(wait)?;
+        self.core.port().mailbox.awake();
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Completions to channels, and what they mean to the handler.
+    fn reap(&mut self) {
+        self.reap_again = true;
+        for _ in 0..self.pace.completion_budget {
+            let Some(completion) = self.driver.next_completion() else {
+                self.reap_again = false;
+                return;
+            };
+            self.busy_at = self.core.now;
+            Turn { core: &mut self.core, handler: &mut self.handler }.complete(completion);
+            if self.driver.now() - self.core.now > REAP_TIME {
+                return;
+            }
+        }
+    }
+
+    /// The commands of other threads.
+    fn obey(&mut self) {
+        if self.core.obey() {
+            self.busy_at = self.core.now;
+        }
+    }
+
+    /// Timers up to now.
+    fn expire(&mut self) {
+        while let Some((timer, key)) = self.core.timers.pop_due(self.core.now) {
+            match key {
+                TimerKey::Channel(id) => {
+                    let now = self.core.now;
+                    self.core.disarm(id);
+                    if let Some((channel, _)) = self.core.touch(id) {
+                        channel.handle_timeout(now);
+                    }
+                }
+                TimerKey::User(token) => {
+                    self.call(|handler, cx| handler.on_timer(cx, timer, token));
+                }
+                TimerKey::Duplicates => self.core.settle_duplicates(),
+                TimerKey::Dial => {
+                    self.core.dial_timer = None;
+                    self.core.dial_peers();
+                }
+                TimerKey::Stop => self.core.abort_all(),
+            }
+        }
+    }
+
+    /// Channels that were touched: what they have to tell, what they ask of the kernel, when they are due next.
+    ///
+    /// What callbacks touch meanwhile is for the next turn, so a turn ends.
+    fn flush(&mut self) {
+        let dirty = self.core.channels.take_dirty();
+        for &id in &dirty {
+            self.settle(id);
+        }
+        self.core.channels.give_back_dirty(dirty);
+        self.settle_accepting();
+        while let Some(submission) = self.core.submissions.pop_front() {
+            self.driver.submit(submission);
+        }
+    }
+
+    fn settle(&mut self, id: ChannelId) {
+        self.parts().deliver_held(id);
+        let now = self.core.now;
+        loop {
+            let Some(channel) = self.core.channels.get_mut(id) else { return };
+            let Some(submission) = channel.next_submission(&mut self.core.pool, now) else { break };
+            self.driver.submit(submission);
+        }
+        // Its last submission may have been its end.
+        self.parts().deliver_held(id);
+        self.core.leave(id);
+        self.parts().open_admitted();
+        self.core.arm_timer(id);
+        self.core.publish(id);
+    }
+
+    fn settle_accepting(&mut self) {
+        while let Some(id) = self.core.accept_waiting() {
+            self.parts().deliver(id, &[]);
+        }
+        match self.core.accept_change() {
+            Some(AcceptChange::Paused) => {
+                tracing::warn!("all channels are in use; accepting pauses until one closes (channels)");
+                self.for_each_listener(|handler, cx, listener| handler.on_accept_paused(cx, listener, None));
+            }
+            Some(AcceptChange::Resumed) => {
+                self.for_each_listener(|handler, cx, listener| handler.on_accept_resumed(cx, listener));
+            }
+            None => {}
+        }
+    }
+
+    fn for_each_listener(&mut self, callback: impl Fn(&mut H, &mut Context<'_>, usize)) {
+        for listener in 0..self.pace.listeners as usize {
+            self.call(|handler, cx| callback(handler, cx, listener));
+        }
+    }
+
+    fn call(&mut self, callback: impl FnOnce(&mut H, &mut Context<'_>)) {
+        // What there is to do about a panic that is no channel's is done: it is logged and counted.
+        drop(self.parts().call(callback));
+    }
+
+    fn parts(&mut self) -> Turn<'_, H> {
+        Turn { core: &mut self.core, handler: &mut self.handler }
+    }
+
+    /// How long the driver may wait. After an announced sleep the mailbox wakes it.
+    fn wait(&mut self) -> Wait {
+        let spin = self.core.now - self.busy_at < self.pace.busy_poll;
+        if self.reap_again
+            || self.core.channels.has_dirty()
+            || spin
+            || !self.core.port().mailbox.prepare_to_sleep()
+        {
+            return Wait::Not;
+        }
+        self.core.timers.next_deadline().map_or(Wait::Forever, Wait::Until)
+    }
+
+    /// True when the shutdown is through, or has taken too long.
+    fn is_over(&self) -> bool {
+        self.core.stop_at.is_some_and(|at| self.core.channels.is_empty() || self.core.now >= at + CUT_GRACE)
+    }
+
+    /// No channel is left without its `on_close`, and no command without an answer.
+    fn end(mut self, outcome: Result<(), DriverError>) -> Result<(), NodeError> {
+        self.core.stop_at.get_or_insert(self.core.now);
+        self.core.close_mailbox();
+        for id in self.core.channels.ids() {
+            let now = self.core.now;
+            let mut turn = self.parts();
+            // One that never began is through by itself.
+            turn.deliver(id, &[]);
+            let Some((channel, _)) = turn.core.touch(id) else { continue };
+            let report = channel.give_up(CloseReason::Internal, now);
+            turn.closed(id, &report);
+        }
+        self.handler.on_stop(&mut Context::new(&mut self.core));
+        let loop_index = self.core.index;
+        let operations = {
+            let deadline = self.driver.now() + CUT_GRACE;
+            self.driver.finish(deadline)
+        };
+        outcome.map_err(|error| NodeError::Driver { loop_index, error })?;
+        if operations > 0 { Err(NodeError::Leaked { loop_index, operations }) } else { Ok(()) }
+    }
+}
+
+/// The loop without its driver, which has lent the bytes of a completion.
+struct Turn<'a, H> {
+    core: &'a mut Core,
+    handler: &'a mut H,
+}
+
+impl<H: Handler> Turn<'_, H> {
+    fn complete(&mut self, completion: Completion<'_>) {
+        let now = self.core.now;
+        match completion {
+            Completion::Received { channel, bytes } => self.deliver(channel, bytes),
+            Completion::Sent { channel, batch, error } => self.advance(channel, |channel, pool| {
+                channel.handle_sent(batch, error, pool, now);
+            }),
+            Completion::PeerEof { channel } => self.advance(channel, |channel, _| channel.handle_eof(now)),
+            Completion::ReceiveFailed { channel, errno } => {
+                self.advance(channel, |channel, _| channel.handle_receive_failed(errno, now));
+            }
+            Completion::Dialed { channel, local, peer } => {
+                let link = self.core.new_link();
+                self.advance(channel, |channel, _| channel.handle_dialed(local, peer, link, now));
+            }
+            Completion::DialFailed { channel, errno } => {
+                self.advance(channel, |channel, _| channel.handle_dial_failed(errno, now));
+            }
+            Completion::Closed { channel } => self.advance(channel, |channel, _| channel.handle_closed(now)),
+            Completion::Accepted { listener, socket, local, peer } => {
+                if let Some(id) = self.core.accept(listener, socket, (local, peer)) {
+                    self.deliver(id, &[]);
+                }
+            }
+            Completion::AcceptPaused { listener, errno } => self.accept_paused(listener, errno),
+            Completion::AcceptResumed { listener } => {
+                tracing::info!(listener = listener.0, "accepting goes on");
+                drop(self.call(|handler, cx| handler.on_accept_resumed(cx, listener.0 as usize)));
+            }
+            Completion::ListenFailed { listener, errno } => {
+                tracing::error!(listener = listener.0, %errno, "a listener failed and is closed");
+                drop(self.call(|handler, cx| handler.on_accept_paused(cx, listener.0 as usize, Some(errno))));
+            }
+            Completion::Woken => {}
+        }
+    }
+
+    fn accept_paused(&mut self, listener: ListenerId, errno: Errno) {
+        tracing::warn!(listener = listener.0, %errno, "accepting pauses; it goes on when there is room again");
+        drop(self.call(|handler, cx| handler.on_accept_paused(cx, listener.0 as usize, Some(errno))));
+    }
+
+    /// Tells the channel what happened, and the handler what that means.
+    fn advance(
+        &mut self,
+        id: ChannelId,
+        happened: impl FnOnce(&mut channel::Channel, &mut channel::ChunkPool),
+    ) {
+        let Some((channel, pool)) = self.core.touch(id) else {
+            debug_assert!(false, "{id}: a completion for a channel that is gone");
+            return;
+        };
+        happened(channel, pool);
+        self.deliver(id, &[]);
+    }
+
+    /// Gives the bytes to the channel, and what they mean to the handler. What a pause keeps from it is held.
+    fn deliver(&mut self, id: ChannelId, mut bytes: &[u8]) {
+        let now = self.core.now;
+        self.core.channels.mark_dirty(id);
+        while let Some(channel) = self.core.channels.get_mut(id)
+            && let Some(event) = channel.next_event(&mut bytes, now)
+        {
+            self.tell(id, event);
+        }
+        if let Some(channel) = self.core.channels.get_mut(id) {
+            channel.hold(bytes);
+        }
+    }
+
+    /// What was held for a paused channel, once it goes on, and whatever else is due without new bytes.
+    fn deliver_held(&mut self, id: ChannelId) {
+        while let Some(channel) = self.core.channels.get_mut(id)
+            && channel.has_deliverable()
+        {
+            let held = channel.take_held().unwrap_or_default();
+            self.deliver(id, &held);
+        }
+    }
+
+    fn tell(&mut self, id: ChannelId, event: Event<'_>) {
+        let told = match event {
+            Event::Data(data) => self.call(|handler, cx| handler.on_data(cx, id, data)),
+            Event::Message(message) => self.call(|handler, cx| handler.on_message(cx, id, message)),
+            Event::Assembled(message) => {
+                let told = self.call(|handler, cx| handler.on_message(cx, id, &message));
+                if let Some(channel) = self.core.channels.get_mut(id) {
+                    channel.give_back(message);
+                }
+                told
+            }
+            Event::Established => return self.core.established(id),
+            Event::Confirmed => return self.core.confirmed(id),
+            Event::Opened => self.opened(id),
+            Event::Eof => self.call(|handler, cx| handler.on_eof(cx, id)),
+            Event::Drained => self.call(|handler, cx| handler.on_drained(cx, id)),
+            Event::Closed(report) => return self.closed(id, &report),
+        };
+        if let Err(message) = told
+            && let Some((channel, _)) = self.core.touch(id)
+        {
+            channel.fail(CloseReason::Internal, ClosedBy::Us, Some(message));
+        }
+    }
+
+    fn opened(&mut self, id: ChannelId) -> Result<(), Box<str>> {
+        let Some(channel) = self.core.channels.get(id) else { return Ok(()) };
+        let info = ChannelInfo::of(channel, self.core.now);
+        self.core.port().slots.open(id, channel.max_message());
+        self.core.opened(id, &info);
+        self.call(|handler, cx| handler.on_open(cx, id, &info))
+    }
+
+    /// Tells of a link that has taken another's place before that one's `on_close`.
+    fn open_admitted(&mut self) {
+        while let Some(id) = self.core.admitted.pop() {
+            self.deliver(id, &[]);
+        }
+    }
+
+    fn closed(&mut self, id: ChannelId, report: &CloseReport) {
+        self.core.port().slots.shut(id);
+        self.core.leave(id);
+        self.open_admitted();
+        self.core.record(id, report);
+        drop(self.call(|handler, cx| handler.on_close(cx, id, report)));
+        self.core.remove(id);
+    }
+
+    /// Calls the handler. A panic ends here: it is logged and counted, and its message returned.
+    fn call(&mut self, callback: impl FnOnce(&mut H, &mut Context<'_>)) -> Result<(), Box<str>> {
+        let Self { core, handler } = self;
+        // Nothing is seen half-changed after a panic: the handler is its owner's affair, and the core changes by whole
+        // calls of its own methods, none of which runs the handler's code.
+        let outcome = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut Context::new(core))));
+        outcome.map_err(|payload| {
+            let message = panic_message(&*payload);
+            self.core.settings.counters.handler_panics.add(1);
+            tracing::error!(message, "a handler panicked");
+            message.into()
+        })
+    }
+}
+
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,241 @@
+//! A node from the outside: commands and questions, from any thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::addr::Address;
+use crate::error::{CloseReason, CommandError, DialError, SendError};
+use crate::id::ChannelId;
+use crate::node::command::Command;
+use crate::node::history::ClosedLink;
+use crate::node::info::ChannelInfo;
+use crate::node::linking::lock;
+use crate::node::mailbox::PostError;
+use crate::node::shared::{Port, Shared};
+use crate::stats::Stats;
+
+/// Commands a node from any thread. Cheap to clone; it does not keep the node alive.
+///
+/// Commands are put in the mailbox of the channel's loop, which carries them out in their order. That a command was
+/// taken does not mean that it came in time: the channel may have closed meanwhile, which its `on_close` tells.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Dials an address; the channel exists at once. It opens (`on_open`) or not (`on_close`), never from within this
+    /// call. Names are looked up on a helper thread, and all their addresses tried in turn, each for `dial_timeout`.
+    /// With several loops each gets a dial in turn.
+    ///
+    /// In message mode there is one link for each node: where there is one already, this or that one closes by
+    /// [`CloseReason::Duplicate`]. See [`Builder::peer`](crate::Builder::peer) for a link that is kept up.
+    ///
+    /// # Errors
+    ///
+    /// See [`DialError`].
+    pub fn dial(&self, to: impl Into<Address>) -> Result<ChannelId, DialError> {
+        self.dial_on(self.shared.next_dial(), to.into())
+    }
+
+    pub(crate) fn dial_on(&self, loop_index: usize, address: Address) -> Result<ChannelId, DialError> {
+        if self.shared.is_stopping() {
+            return Err(DialError::Stopped);
+        }
+        let port = &self.shared.ports[loop_index];
+        let channel = port.slots.allocate().ok_or(DialError::TableFull { size: port.slots.count() })?;
+        port.mailbox.post(Command::Dial { channel, address }).map_err(|error| {
+            port.slots.free(channel);
+            match error {
+                PostError::Full => DialError::Busy,
+                PostError::Closed => DialError::Stopped,
+            }
+        })?;
+        Ok(channel)
+    }
+
+    /// Sends bytes, in message mode one message, after everything sent before through this handle. They are copied.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it was kept: see [`SendError`].
+    pub fn send(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), SendError> {
+        self.post_send(channel, bytes.len(), |port| port.mailbox.post_send(channel, bytes))
+    }
+
+    /// As [`Handle::send`]; from 4 KiB on the bytes are not copied.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it was kept: see [`SendError`].
+    pub fn send_bytes(&self, channel: ChannelId, bytes: Bytes) -> Result<(), SendError> {
+        self.post_send(channel, bytes.len(), |port| port.mailbox.post(Command::SendBytes { channel, bytes }))
+    }
+
+    fn post_send(
+        &self,
+        channel: ChannelId,
+        size: usize,
+        post: impl FnOnce(&Port) -> Result<(), PostError>,
+    ) -> Result<(), SendError> {
+        let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
+        port.slots.charge(channel, size, self.shared.limits.outbox_max)?;
+        post(port).map_err(|error| {
+            port.slots.discharge(channel, size);
+            match error {
+                PostError::Full => SendError::Busy,
+                PostError::Closed => SendError::Closed,
+            }
+        })
+    }
+
+    /// Sends the same to every open channel of the node. Channels whose outbox is full do not get it;
+    /// `broadcasts_refused` counts them.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Busy`]: some loops have not taken it. [`CommandError::Stopped`].
+    pub fn broadcast(&self, bytes: &Bytes) -> Result<(), CommandError> {
+        self.to_all(|| Command::Broadcast(bytes.clone()))
+    }
+
+    /// Closes: sends what is queued first, for at most `close_timeout`. Nothing more is received.
+    ///
+    /// # Errors
+    ///
+    /// See [`CommandError`].
+    pub fn close(&self, channel: ChannelId) -> Result<(), CommandError> {
+        self.to_channel(channel, Command::Close(channel))
+    }
+
+    /// Closes at once, by RST; what is queued is dropped.
+    ///
+    /// # Errors
+    ///
+    /// See [`CommandError`].
+    pub fn abort(&self, channel: ChannelId) -> Result<(), CommandError> {
+        self.to_channel(channel, Command::Abort(channel))
+    }
+
+    /// Sends FIN after everything queued: nothing more will be sent. Receiving goes on.
+    ///
+    /// # Errors
+    ///
+    /// See [`CommandError`].
+    pub fn shutdown_write(&self, channel: ChannelId) -> Result<(), CommandError> {
+        self.to_channel(channel, Command::ShutdownWrite(channel))
+    }
+
+    /// Stops reading; what has arrived by then is kept for [`Handle::resume`].
+    ///
+    /// # Errors
+    ///
+    /// See [`CommandError`].
+    pub fn pause(&self, channel: ChannelId) -> Result<(), CommandError> {
+        self.to_channel(channel, Command::Pause(channel))
+    }
+
+    /// Goes on reading.
+    ///
+    /// # Errors
+    ///
+    /// See [`CommandError`].
+    pub fn resume(&self, channel: ChannelId) -> Result<(), CommandError> {
+        self.to_channel(channel, Command::Resume(channel))
+    }
+
+    /// All channels of the node. Asks each loop and waits for the answers: microseconds, unless a callback takes long.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::OnLoopThread`] in a callback, where [`Context::channels`](crate::Context::channels) is to be
+    /// used; [`CommandError::Busy`] and [`CommandError::Stopped`].
+    pub fn channels(&self) -> Result<Vec<ChannelInfo>, CommandError> {
+        let this = std::thread::current().id();
+        if self.shared.ports.iter().any(|port| port.thread == this) {
+            return Err(CommandError::OnLoopThread);
+        }
+        let (reply, answers) = mpsc::sync_channel(self.shared.ports.len());
+        self.to_all(|| Command::List(reply.clone()))?;
+        drop(reply);
+        let lists: Vec<_> = answers.iter().collect();
+        // A loop that ended meanwhile has dropped its end without an answer.
+        if lists.len() < self.shared.ports.len() {
+            return Err(CommandError::Stopped);
+        }
+        Ok(lists.into_iter().flatten().collect())
+    }
+
+    /// The counters of the node, all loops together. Never waits.
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for stats in self.loop_stats() {
+            sum.merge(&stats);
+        }
+        sum
+    }
+
+    /// The counters of each loop. Never waits.
+    pub fn loop_stats(&self) -> Vec<Stats> {
+        self.shared.ports.iter().map(|port| port.counters.snapshot()).collect()
+    }
+
+    /// The last 1,000 channels that closed, the oldest first: who it was, why, and what it had carried. Never waits long.
+    pub fn closed(&self) -> Vec<ClosedLink> {
+        lock(&self.shared.history).to_vec()
+    }
+
+    /// How many channels closed for each reason, in the order of [`CloseReason::ALL`]. Never waits.
+    pub fn close_counts(&self) -> Vec<(CloseReason, u64)> {
+        let count =
+            |reason| self.shared.ports.iter().map(|port| port.counters.close_reasons.get(reason)).sum();
+        CloseReason::ALL.iter().map(|&reason| (reason, count(reason))).collect()
+    }
+
+    /// Ends the node: nothing more is accepted or dialed, what is queued on each channel is sent, for at most `grace`,
+    /// then all are closed and the loops end. Zero: at once. Asked again, the earlier end counts.
+    pub fn shutdown(&self, grace: Duration) {
+        self.shared.stopping.store(true, Ordering::Release);
+        for port in &self.shared.ports {
+            // One that is closed has ended already.
+            let _ = port.mailbox.post_always(Command::Shutdown { grace });
+        }
+    }
+
+    fn to_channel(&self, channel: ChannelId, command: Command) -> Result<(), CommandError> {
+        let port = self.shared.port_of(channel).ok_or(CommandError::Closed)?;
+        if !port.slots.is_live(channel) {
+            return Err(CommandError::Closed);
+        }
+        port.mailbox.post(command).map_err(CommandError::from)
+    }
+
+    fn to_all(&self, command: impl Fn() -> Command) -> Result<(), CommandError> {
+        let mut result = Ok(());
+        for port in &self.shared.ports {
+            result = result.and(port.mailbox.post(command()).map_err(CommandError::from));
+        }
+        result
+    }
+}
+
+impl From<PostError> for CommandError {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Full => Self::Busy,
+            PostError::Closed => Self::Stopped,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A loop's part in what concerns links as such: who may come, who is linked already, which addresses are dialed
+//! again, and what is told of links that came and went. The rules are in `admission`, `peers` and `dialing`; here they
+//! are carried out on this loop's channels, and what concerns others goes there by mail.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::addr::{Address, Endpoint};
+use crate::channel::{self, Channel};
+use crate::config::Mode;
+use crate::error::{CloseReason, CloseReport, ClosedBy, DialError};
+use crate::id::ChannelId;
+use crate::link::NodeId;
+use crate::node::command::Command;
+use crate::node::core::{Core, TimerKey};
+use crate::node::dialing::Note;
+use crate::node::history::ClosedLink;
+use crate::node::info::{ChannelInfo, Direction};
+use crate::node::peers::{self, Action};
+
+/// The loop that dials the persistent peers.
+pub(crate) const DIALING_LOOP: usize = 0;
+
+/// What is shared by the loops is changed by whole calls that do not panic half-way.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn node_of(channel: &Channel) -> Option<NodeId> {
+    channel.link().peer().map(|peer| peer.node_id)
+}
+
+impl Core {
+    // Strangers.
+
+    /// False when the far end has as many channels as an address may have.
+    pub(crate) fn admits(&mut self, peer: &Endpoint) -> bool {
+        let Mode::Message = self.settings.mode else { return true };
+        let max = self.settings.limits.channels_per_ip;
+        if lock(&self.handle.shared().per_ip).admit(peer, max) {
+            return true;
+        }
+        self.settings.counters.refused_per_ip.add(1);
+        if let Some(times) = self.said_per_ip.happened(self.now) {
+            tracing::warn!(%peer, times, max, "refused: too many channels from one address (channels_per_ip)");
+        }
+        false
+    }
+
+    /// A channel was accepted; whoever has waited longest for its peer's hello may have to go for it.
+    pub(crate) fn expect_hello(&mut self, channel: ChannelId) {
+        let Mode::Message = self.settings.mode else { return };
+        let Some(evicted) = self.strangers.insert(channel) else { return };
+        if let Some((found, _)) = self.touch(evicted) {
+            found.cut(CloseReason::Limit);
+        }
+        self.settings.counters.evicted_handshakes.add(1);
+        if let Some(times) = self.said_evicted.happened(self.now) {
+            tracing::warn!(times, "closed the oldest connection without a hello (pending_handshakes)");
+        }
+    }
+
+    /// An admitted channel from this end is gone.
+    pub(crate) fn release(&mut self, peer: &Endpoint) {
+        if self.settings.mode == Mode::Message {
+            lock(&self.handle.shared().per_ip).release(peer);
+        }
+    }
+
+    // Links come.
+
+    /// Both hellos are said: whether the program hears of the channel is for `peers` to say.
+    pub(crate) fn established(&mut self, id: ChannelId) {
+        self.strangers.remove(id);
+        let Some(channel) = self.channels.get(id) else { return };
+        let (Some(peer), Some(peers)) = (channel.link().peer(), &self.handle.shared().peers) else {
+            return;
+        };
+        let dialed = matches!(channel.direction(), channel::Direction::Dialed);
+        let instance = (peer.node_id, peer.instance_id);
+        if lock(peers).handle_established(id, instance, dialed, self.now) {
+            self.timers.insert(self.now + peers::PATIENCE, TimerKey::Duplicates);
+        }
+        self.act();
+    }
+
+    pub(crate) fn confirmed(&mut self, id: ChannelId) {
+        if let Some(peers) = &self.handle.shared().peers {
+            lock(peers).handle_confirmed(id);
+        }
+        self.act();
+    }
+
+    /// The program is about to hear of the channel.
+    pub(crate) fn opened(&mut self, id: ChannelId, info: &ChannelInfo) {
+        let Some(channel) = self.channels.get(id) else { return };
+        let node = node_of(channel);
+        if let Some(peers) = self.handle.shared().peers.as_ref().filter(|_| !channel.is_admitted()) {
+            lock(peers).handle_opened(id);
+        }
+        let direction = info.direction;
+        let peer = info.peer.as_ref().map(tracing::field::display);
+        match &info.node {
+            Some(node) => {
+                let lost_at = lock(&self.handle.shared().history).lost_at(node.node_id);
+                let gap = lost_at.map(|at| format!("{:.1} s", (self.now - at).as_secs_f64()));
+                let (agent, node) = (&node.agent, node.node_id.short());
+                tracing::info!(channel = %id, node, ?direction, peer, agent, gap, "linked");
+            }
+            None => tracing::debug!(channel = %id, ?direction, peer, "opened"),
+        }
+        self.tell_dialing(Note::Opened { channel: id, node });
+        self.act();
+    }
+
+    // Links go.
+
+    /// A link whose end has begun takes no messages any more: the next one takes its place now, not at its `on_close`.
+    pub(crate) fn leave(&mut self, id: ChannelId) {
+        let Some(peers) = &self.handle.shared().peers else { return };
+        let ended = self.channels.get_mut(id).is_some_and(Channel::has_just_ended);
+        if ended {
+            lock(peers).handle_ended(id);
+            self.act();
+        }
+    }
+
+    /// The channel is closed: into the log, the counters and the history.
+    pub(crate) fn record(&mut self, id: ChannelId, report: &CloseReport) {
+        self.strangers.remove(id);
+        let Some(channel) = self.channels.get(id) else { return };
+        let info = ChannelInfo::of(channel, self.now);
+        let node = node_of(channel);
+        self.settings.counters.close_reasons.count(report.reason);
+        let CloseReport { reason, written, unsent, received, messages_sent, messages_received, .. } = report;
+        let (direction, peer) = (info.direction, info.peer.as_ref().map(tracing::field::display));
+        if report.opened && self.settings.mode == Mode::Message {
+            let node = node.map(|node| node.short());
+            tracing::info!(channel = %id, node, ?direction, peer, %reason, received, written, unsent,
+                messages_received, messages_sent, "closed: {report}");
+        } else {
+            tracing::debug!(channel = %id, ?direction, peer, %reason, received, written, "closed: {report}");
+        }
+        if let (Direction::Accepted, Some(peer)) = (direction, &info.peer) {
+            self.release(peer);
+        }
+        #[expect(clippy::disallowed_methods, reason = "for people to read; nothing is decided by it")]
+        let closed_at = SystemTime::now();
+        lock(&self.handle.shared().history).push(ClosedLink {
+            id,
+            direction,
+            peer: info.peer,
+            node,
+            report: report.clone(),
+            closed_at,
+            closed_mono: self.now,
+        });
+        self.tell_dialing(Note::Closed { channel: id, node, report: Box::new(report.clone()) });
+    }
+
+    // What is to be done with links to one node.
+
+    pub(crate) fn settle_duplicates(&mut self) {
+        if let Some(peers) = &self.handle.shared().peers {
+            lock(peers).handle_timeout(self.now);
+        }
+        self.act();
+    }
+
+    fn act(&mut self) {
+        let handle = self.handle.clone();
+        let Some(peers) = &handle.shared().peers else { return };
+        loop {
+            let next = lock(peers).next_action();
+            let Some((channel, action)) = next else { return };
+            if self.elsewhere(channel).is_none() {
+                self.act_on(channel, action);
+            } else if let Some(port) = handle.shared().port_of(channel) {
+                // A loop that has ended has no channels.
+                let _ = port.mailbox.post_always(Command::Act { channel, action });
+            }
+        }
+    }
+
+    pub(crate) fn act_on(&mut self, id: ChannelId, action: Action) {
+        let counters = std::rc::Rc::clone(&self.settings);
+        let counters = &counters.counters;
+        let Some((channel, _)) = self.touch(id) else { return };
+        match action {
+            Action::Open => {
+                channel.admit();
+                self.admitted.push(id);
+            }
+            Action::Watch => channel.watch(),
+            Action::Retire => channel.retire(CloseReason::Duplicate),
+            Action::RefuseSelf => channel.fail(CloseReason::SelfDial, ClosedBy::Us, None),
+            Action::Replace => {
+                counters.takeovers.add(1);
+                let node = node_of(channel).map(|node| node.short());
+                tracing::warn!(channel = %id, node, "another instance of the node has linked: it was restarted");
+                channel.fail(CloseReason::Replaced, ClosedBy::Us, None);
+            }
+            Action::RefuseTakeover(wait) => {
+                counters.refused_takeovers.add(1);
+                let node = node_of(channel).map(|node| node.short());
+                tracing::warn!(channel = %id, node, "two instances of one node: does another have its id file?");
+                let why = "another instance of this node has linked just now";
+                channel.refuse(CloseReason::Limit, wait, Some(why.into()));
+            }
+        }
+    }
+
+    // Persistent peers.
+
+    /// Tells the loop that dials, if there is anything to dial.
+    fn tell_dialing(&mut self, note: Note) {
+        if !self.handle.shared().has_peers {
+        } else if self.index == DIALING_LOOP {
+            self.note(note);
+        } else {
+            // A loop that has ended dials nobody.
+            let _ = self.handle.shared().ports[DIALING_LOOP].mailbox.post_always(Command::Note(note));
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        let Some(dialing) = &mut self.dialing else { return };
+        let peers = self.handle.shared().peers.as_ref();
+        let is_linked = |node| peers.is_some_and(|peers| lock(peers).is_linked(node));
+        dialing.handle_note(note, is_linked, self.now);
+        self.dial_peers();
+    }
+
+    /// Dials whoever is due, and comes back when the next one is.
+    pub(crate) fn dial_peers(&mut self) {
+        while let Some((place, address)) = self.dialing.as_mut().and_then(|d| d.next_dial(self.now)) {
+            let outcome = self.dial_anywhere(address);
+            if let Some(dialing) = &mut self.dialing {
+                dialing.handle_dial(place, outcome, self.now);
+            }
+        }
+        if let Some(timer) = self.dial_timer.take() {
+            self.timers.cancel(timer);
+        }
+        let deadline = self.dialing.as_ref().and_then(|dialing| dialing.deadline());
+        self.dial_timer = deadline.map(|at| self.timers.insert(at, TimerKey::Dial));
+    }
+
+    /// On each loop in turn.
+    fn dial_anywhere(&mut self, address: Address) -> Result<ChannelId, DialError> {
+        let index = self.handle.shared().next_dial();
+        if index == self.index { self.dial(address) } else { self.handle.dial_on(index, address) }
+    }
+}

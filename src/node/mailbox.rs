@@ -1,0 +1,236 @@
+//! Commands from other threads to one loop: a bounded queue, and a loop woken at most once for a burst.
+//!
+//! Posters append under a lock, the loop swaps the whole mail against an empty one, so neither waits for the other for
+//! long and nothing is allocated in steady state. A loop with no mail learns so from an atomic, without the lock. Who
+//! wakes whom is settled between `pending` and `sleeping`; `model.rs` has loom try every order of it.
+
+#[cfg(not(all(test, loom)))]
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering, fence},
+};
+use std::{mem, sync::Arc};
+
+#[cfg(all(test, loom))]
+use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering, fence},
+};
+
+use crate::config::Limits;
+use crate::driver::Waker;
+use crate::id::ChannelId;
+use crate::node::command::Command;
+use crate::stats::Counters;
+
+#[cfg(all(test, loom))]
+mod model;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+/// Memory of each kind that an emptied mail may keep when less than a quarter of it was last used.
+const KEPT_BYTES: usize = 1 << 20;
+const KEPT_COMMANDS: usize = KEPT_BYTES / size_of::<Command>();
+
+/// Commands in order, and the bytes of their [`Command::Send`]s one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    pub(crate) commands: Vec<Command>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Mail {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.bytes.is_empty()
+    }
+
+    /// Makes the mail ready for the next [`Mailbox::take`]; its memory stays.
+    pub(crate) fn clear(&mut self) {
+        self.commands.clear();
+        self.bytes.clear();
+    }
+
+    /// Gives memory back after a burst. A steady load that fills `taken` each time keeps it, however large.
+    fn shrink(&mut self, taken: &Self) {
+        debug_assert!(self.is_empty());
+        if self.bytes.capacity() > KEPT_BYTES && taken.bytes.len() < self.bytes.capacity() / 4 {
+            self.bytes.shrink_to(KEPT_BYTES);
+        }
+        if self.commands.capacity() > KEPT_COMMANDS && taken.commands.len() < self.commands.capacity() / 4 {
+            self.commands.shrink_to(KEPT_COMMANDS);
+        }
+    }
+}
+
+/// Why a command was not taken. Nothing of it was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PostError {
+    /// `mailbox_commands` or `mailbox_bytes` would be passed.
+    #[error("the mailbox is full; raise mailbox_commands or mailbox_bytes")]
+    Full,
+    /// The loop has ended.
+    #[error("the node has ended")]
+    Closed,
+}
+
+/// What the lock guards.
+#[derive(Debug, Default)]
+struct Queue {
+    mail: Mail,
+    /// The sum of [`Command::shared_bytes`] over `mail`.
+    shared_bytes: usize,
+    closed: bool,
+}
+
+/// The mailbox of one loop, shared in an `Arc` with everybody who posts.
+///
+/// Invariant: whenever the lock is free, `pending` is true exactly when the mail has a command.
+#[derive(Debug)]
+pub(crate) struct Mailbox<W: Waker> {
+    queue: Mutex<Queue>,
+    pending: AtomicBool,
+    /// True when the loop sleeps, or is about to, and nobody has woken it yet. Changed by swaps alone, on both sides:
+    /// loom does not know that a store cannot come between what a swap reads and what it writes.
+    sleeping: AtomicBool,
+    waker: W,
+    max_commands: usize,
+    max_bytes: usize,
+    counters: Arc<Counters>,
+}
+
+impl<W: Waker> Mailbox<W> {
+    /// An empty mailbox of the loop that `waker` wakes. Refusals and wakes are counted in `counters`.
+    pub(crate) fn new(waker: W, limits: &Limits, counters: Arc<Counters>) -> Self {
+        Self {
+            queue: Mutex::new(Queue::default()),
+            pending: AtomicBool::new(false),
+            sleeping: AtomicBool::new(false),
+            waker,
+            max_commands: limits.mailbox_commands,
+            max_bytes: limits.mailbox_bytes,
+            counters,
+        }
+    }
+
+    /// Posts a command, from any thread. Small sends go by [`Mailbox::post_send`].
+    pub(crate) fn post(&self, command: Command) -> Result<(), PostError> {
+        let shared_bytes = shared_bytes(&command);
+        let queue = self.admit(shared_bytes)?;
+        self.append(queue, command, shared_bytes);
+        Ok(())
+    }
+
+    /// Posts a send whose bytes are copied into the mail.
+    pub(crate) fn post_send(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), PostError> {
+        let mut queue = self.admit(bytes.len())?;
+        queue.mail.bytes.extend_from_slice(bytes);
+        self.push(queue, Command::Send { channel, len: bytes.len() });
+        Ok(())
+    }
+
+    /// Posts past the bounds: for the few commands that may not get lost, [`Command::Shutdown`] and
+    /// [`Command::Resolved`]. The only error is [`PostError::Closed`].
+    pub(crate) fn post_always(&self, command: Command) -> Result<(), PostError> {
+        let shared_bytes = shared_bytes(&command);
+        let queue = self.lock();
+        if queue.closed {
+            return Err(PostError::Closed);
+        }
+        self.append(queue, command, shared_bytes);
+        Ok(())
+    }
+
+    /// Swaps all that was posted into `into`, which must be empty, and says whether it was anything.
+    ///
+    /// For the loop alone. Takes no lock when nothing was posted.
+    #[inline]
+    pub(crate) fn take(&self, into: &mut Mail) -> bool {
+        // Relaxed: a post missed now is found by the next turn or by prepare_to_sleep.
+        self.pending.load(Ordering::Relaxed) && self.take_locked(into)
+    }
+
+    fn take_locked(&self, into: &mut Mail) -> bool {
+        assert!(into.is_empty(), "mail is taken before the last one was carried out");
+        let mut queue = self.lock();
+        mem::swap(&mut queue.mail, into);
+        queue.shared_bytes = 0;
+        queue.mail.shrink(into);
+        self.pending.store(false, Ordering::Relaxed);
+        !into.commands.is_empty()
+    }
+
+    /// Announces that the loop will wait for its driver. `false`: something was posted, do not wait.
+    ///
+    /// After a wait [`Mailbox::awake`] must follow. A wake may still come after `false`; it is harmless.
+    #[must_use = "a loop that sleeps though something was posted is not woken for it"]
+    pub(crate) fn prepare_to_sleep(&self) -> bool {
+        let _was = self.sleeping.swap(true, Ordering::Relaxed);
+        // Pairs with the fence in `push`: of the two stores, ours and the poster's, at least one is seen by the other
+        // side. Without the fences both loads may pass their stores, and the loop would sleep on mail.
+        fence(Ordering::SeqCst);
+        let sleep = !self.pending.load(Ordering::Relaxed);
+        if !sleep {
+            self.awake();
+        }
+        sleep
+    }
+
+    /// The loop runs again: nobody needs to wake it.
+    pub(crate) fn awake(&self) {
+        let _was = self.sleeping.swap(false, Ordering::Relaxed);
+    }
+
+    /// Makes every later post fail, and returns what was posted and not taken.
+    pub(crate) fn close(&self) -> Mail {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.shared_bytes = 0;
+        self.pending.store(false, Ordering::Relaxed);
+        mem::take(&mut queue.mail)
+    }
+
+    /// The queue, if it has room for one command more with `bytes` bytes.
+    fn admit(&self, bytes: usize) -> Result<MutexGuard<'_, Queue>, PostError> {
+        let queue = self.lock();
+        if queue.closed {
+            return Err(PostError::Closed);
+        }
+        let waiting = queue.mail.bytes.len() + queue.shared_bytes;
+        if queue.mail.commands.len() >= self.max_commands || bytes > self.max_bytes.saturating_sub(waiting) {
+            drop(queue);
+            self.counters.commands_refused.add_from_any_thread(1);
+            return Err(PostError::Full);
+        }
+        Ok(queue)
+    }
+
+    /// Appends a command that has no bytes in the mail.
+    fn append(&self, mut queue: MutexGuard<'_, Queue>, command: Command, shared_bytes: usize) {
+        queue.shared_bytes += shared_bytes;
+        self.push(queue, command);
+    }
+
+    /// The last step of every post: the command becomes visible, and the loop is woken if it sleeps.
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, command: Command) {
+        queue.mail.commands.push(command);
+        self.pending.store(true, Ordering::Relaxed);
+        drop(queue); // the loop, once woken, must not run into the lock
+        // Pairs with the fence in `prepare_to_sleep`.
+        fence(Ordering::SeqCst);
+        // The load keeps the line shared while the loop runs; of several posters the swap lets one wake.
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+            self.counters.wakes.add_from_any_thread(1);
+            self.waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("nothing panics while it holds the mailbox")
+    }
+}
+
+/// Asserts before the lock is taken: a poster's fault must not become the loop's.
+fn shared_bytes(command: &Command) -> usize {
+    assert!(!matches!(command, Command::Send { .. }), "a Send without its bytes; use post_send");
+    command.shared_bytes()
+}

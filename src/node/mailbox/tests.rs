@@ -1,0 +1,174 @@
+//! What one thread sees of a mailbox, and many threads against one loop. The orders of the race are `model.rs`'s.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+struct TestWaker(SyncSender<()>);
+
+impl Waker for TestWaker {
+    fn wake(&self) {
+        let _full_is_woken_already = self.0.try_send(());
+    }
+}
+
+fn mailbox(commands: usize, bytes: usize) -> (Mailbox<TestWaker>, Receiver<()>) {
+    let (sender, wakes) = sync_channel(8);
+    let limits = Limits { mailbox_commands: commands, mailbox_bytes: bytes, ..Limits::default() };
+    (Mailbox::new(TestWaker(sender), &limits, Arc::default()), wakes)
+}
+
+fn channel(slot: u32) -> ChannelId {
+    ChannelId::new(slot, 1)
+}
+
+#[test]
+fn sends_keep_their_order_and_their_boundaries() {
+    let (mailbox, _wakes) = mailbox(10, 100);
+    mailbox.post_send(channel(1), b"one").unwrap();
+    mailbox.post_send(channel(1), b"").unwrap();
+    mailbox.post(Command::Close(channel(2))).unwrap();
+    mailbox.post_send(channel(3), b"three").unwrap();
+    let mut mail = Mail::default();
+    assert!(mailbox.take(&mut mail));
+    assert_eq!(mail.bytes, b"onethree");
+    let seen: Vec<_> = mail.commands.iter().map(|command| format!("{command:?}")).collect();
+    assert_eq!(
+        seen,
+        [
+            "Send { channel: 1.1, len: 3 }",
+            "Send { channel: 1.1, len: 0 }",
+            "Close(2.1)",
+            "Send { channel: 3.1, len: 5 }"
+        ]
+    );
+    mail.clear();
+    assert!(!mailbox.take(&mut mail));
+}
+
+#[test]
+fn the_bounds_hold_for_commands_and_for_bytes_of_both_kinds() {
+    let (mailbox, _wakes) = mailbox(3, 10);
+    mailbox.post_send(channel(1), b"1234").unwrap();
+    mailbox.post(Command::Broadcast(Bytes::from_static(b"5678"))).unwrap();
+    assert_eq!(mailbox.post_send(channel(1), b"9ab"), Err(PostError::Full));
+    assert_eq!(mailbox.post(Command::Broadcast(Bytes::from_static(b"9ab"))), Err(PostError::Full));
+    mailbox.post_send(channel(1), b"9a").unwrap();
+    assert_eq!(mailbox.post(Command::Close(channel(1))), Err(PostError::Full));
+    assert_eq!(mailbox.counters.snapshot().commands_refused, 3);
+    mailbox.post_always(Command::Shutdown { grace: Duration::ZERO }).unwrap();
+
+    let mut mail = Mail::default();
+    assert!(mailbox.take(&mut mail));
+    assert_eq!((mail.commands.len(), mail.bytes.as_slice()), (4, b"12349a".as_slice()));
+    mail.clear();
+    mailbox.post_send(channel(1), &[0; 10]).unwrap(); // all of the room is back
+    assert_eq!(mailbox.post_send(channel(1), &[0; 11]), Err(PostError::Full));
+}
+
+#[test]
+fn a_send_without_its_bytes_is_the_poster_s_fault_alone() {
+    let (mailbox, _wakes) = mailbox(10, 10);
+    let post = || mailbox.post(Command::Send { channel: channel(1), len: 1 });
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(post)).is_err());
+    mailbox.post_send(channel(1), b"x").unwrap();
+    assert_eq!(mailbox.close().bytes, b"x");
+}
+
+#[test]
+fn a_closed_mailbox_hands_over_what_was_left_and_takes_nothing() {
+    let (mailbox, wakes) = mailbox(10, 10);
+    mailbox.post_send(channel(1), b"left").unwrap();
+    assert_eq!(mailbox.close().bytes, b"left");
+    assert!(mailbox.close().is_empty());
+    assert_eq!(mailbox.post_send(channel(1), b"late"), Err(PostError::Closed));
+    assert_eq!(mailbox.post(Command::Close(channel(1))), Err(PostError::Closed));
+    assert_eq!(mailbox.post_always(Command::Shutdown { grace: Duration::ZERO }), Err(PostError::Closed));
+    assert!(mailbox.prepare_to_sleep());
+    assert!(wakes.try_recv().is_err());
+    assert_eq!(mailbox.counters.snapshot().commands_refused, 0);
+}
+
+#[test]
+fn a_sleeping_loop_is_woken_once_and_a_running_one_never() {
+    let (mailbox, wakes) = mailbox(10, 10);
+    let close = || mailbox.post(Command::Close(channel(1))).unwrap();
+    close();
+    assert!(wakes.try_recv().is_err());
+    assert!(!mailbox.prepare_to_sleep(), "there is mail");
+    let mut mail = Mail::default();
+    assert!(mailbox.take(&mut mail));
+    assert!(mailbox.prepare_to_sleep());
+    close();
+    close();
+    assert_eq!((wakes.try_recv().is_ok(), wakes.try_recv().is_ok()), (true, false));
+    mailbox.awake();
+    close();
+    assert!(wakes.try_recv().is_err());
+    assert_eq!(mailbox.counters.snapshot().wakes, 1);
+}
+
+#[test]
+fn memory_stays_under_a_steady_load_and_goes_after_a_burst() {
+    let (mailbox, _wakes) = mailbox(1 << 20, 64 << 20);
+    let mut mail = Mail::default();
+    let mut round = |sends: usize, size: usize| {
+        for _ in 0..sends {
+            mailbox.post_send(channel(1), &vec![7; size]).unwrap();
+        }
+        assert!(mailbox.take(&mut mail));
+        let figures = (mail.bytes.as_ptr(), mail.bytes.capacity(), mail.commands.capacity());
+        mail.clear();
+        figures
+    };
+    let steady: Vec<_> = (0..6).map(|_| round(100_000, 64)).collect();
+    assert_eq!(steady[2..4], steady[4..6], "the two buffers take turns");
+    for _ in 0..3 {
+        round(1, 64);
+    }
+    let (_, bytes, commands) = round(1, 64);
+    assert_eq!((bytes, commands), (KEPT_BYTES, KEPT_COMMANDS));
+}
+
+#[test]
+fn all_that_many_threads_post_arrives_in_each_thread_s_order() {
+    const POSTERS: u32 = 4;
+    const EACH: u32 = 20_000;
+    let (mailbox, wakes) = mailbox(64, 4096);
+    let mut next = [0; POSTERS as usize];
+    thread::scope(|scope| {
+        for poster in 0..POSTERS {
+            let mailbox = &mailbox;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    while mailbox.post_send(channel(poster), &number.to_le_bytes()).is_err() {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let mut mail = Mail::default();
+        while next.iter().any(|&count| count < EACH) {
+            if mailbox.take(&mut mail) {
+                let mut bytes = mail.bytes.as_slice();
+                for command in &mail.commands {
+                    let &Command::Send { channel, len: 4 } = command else { panic!("{command:?}") };
+                    let number = u32::from_le_bytes(*bytes.split_off(..4).unwrap().first_chunk().unwrap());
+                    assert_eq!(number, next[channel.slot() as usize]);
+                    next[channel.slot() as usize] += 1;
+                }
+                mail.clear();
+            } else if mailbox.prepare_to_sleep() {
+                wakes.recv_timeout(Duration::from_secs(20)).expect("a wake-up was lost");
+                mailbox.awake();
+            }
+        }
+    });
+    assert_eq!(next, [EACH; POSTERS as usize]);
+}

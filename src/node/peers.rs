@@ -1,0 +1,227 @@
+//! Who is linked, and what becomes of a second link to the same node: sans-IO, one for all loops of a node, looked at
+//! only when links come and go.
+//!
+//! Two nodes that dial each other at once have two links, and must come to keep the same one. It is the one that the
+//! node with the lower id dialed; of links dialed by the same node, the one that was first in the eyes of the node with
+//! the lower id. That node closes the others, once a frame on the one to stay proves that the peer has it, too. The
+//! node with the higher id waits for that, and decides by itself only after [`PATIENCE`].
+//!
+//! The program hears of one link to a node at a time: a further one is held back until it takes the place of the
+//! first, or a message comes on it. So there is never a moment without a link, nor one in which everything goes twice.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::id::ChannelId;
+use crate::link::NodeId;
+
+/// How long the node with the higher id waits for the other to close what is too many.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// A node's links may be taken over by another instance of it so often: two processes with one id would otherwise
+/// throw each other out for ever.
+const TAKEOVER_EVERY: Duration = Duration::from_secs(10);
+
+/// What is to be done with a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// The program is to hear of it.
+    Open,
+    /// [`Peers::handle_confirmed`] wants to know of the first frame on it.
+    Watch,
+    /// It is one too many.
+    Retire,
+    /// It is of an instance of the node that is gone.
+    Replace,
+    /// It leads back to this node.
+    RefuseSelf,
+    /// It would take over from an instance that took over just now; it may be tried again after this time.
+    RefuseTakeover(Duration),
+}
+
+#[derive(Debug)]
+struct Linked {
+    channel: ChannelId,
+    dialed: bool,
+    /// True exactly when the program was told of it, or is about to be.
+    open: bool,
+}
+
+/// The links to one node, in the order in which they came; at least one.
+#[derive(Debug)]
+struct Peer {
+    instance: [u8; 16],
+    links: Vec<Linked>,
+    taken_over_at: Option<Mono>,
+    /// Since when there is more than one.
+    contested_at: Option<Mono>,
+}
+
+/// Invariant: each peer has a link and at least one is open; `channels` has exactly the links of `peers`.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    me: NodeId,
+    peers: BTreeMap<NodeId, Peer>,
+    channels: BTreeMap<ChannelId, NodeId>,
+    actions: VecDeque<(ChannelId, Action)>,
+}
+
+impl Peer {
+    /// The link to keep, of those there are.
+    fn preferred(&self, we_are_lower: bool) -> &Linked {
+        let right = self.links.iter().find(|link| link.dialed == we_are_lower);
+        right.or(self.links.first()).expect("a peer has a link")
+    }
+
+    fn find(&mut self, channel: ChannelId) -> &mut Linked {
+        self.links.iter_mut().find(|link| link.channel == channel).expect("a channel of this peer")
+    }
+}
+
+impl Peers {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self { me, peers: BTreeMap::new(), channels: BTreeMap::new(), actions: VecDeque::new() }
+    }
+
+    pub(crate) fn is_linked(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    /// What is to be done now; to be called until `None` after every other call.
+    pub(crate) fn next_action(&mut self) -> Option<(ChannelId, Action)> {
+        self.check();
+        self.actions.pop_front()
+    }
+
+    /// A channel has shaken hands with an instance of `node`. True when [`Peers::handle_timeout`] is to be called after
+    /// [`PATIENCE`].
+    pub(crate) fn handle_established(
+        &mut self,
+        channel: ChannelId,
+        (node, instance): (NodeId, [u8; 16]),
+        dialed: bool,
+        now: Mono,
+    ) -> bool {
+        if node == self.me {
+            self.actions.push_back((channel, Action::RefuseSelf));
+            return false;
+        }
+        let peer = self.peers.entry(node).or_insert_with(|| Peer {
+            instance,
+            links: Vec::new(),
+            taken_over_at: None,
+            contested_at: None,
+        });
+        if peer.instance != instance {
+            if let Some(wait) = peer.taken_over_at.and_then(|at| TAKEOVER_EVERY.checked_sub(now - at))
+                && !wait.is_zero()
+            {
+                self.actions.push_back((channel, Action::RefuseTakeover(wait)));
+                return false;
+            }
+            peer.instance = instance;
+            peer.taken_over_at = Some(now);
+            peer.contested_at = None;
+            // The new link first: the program is never without one.
+            self.actions.push_back((channel, Action::Open));
+            for ghost in std::mem::take(&mut peer.links) {
+                self.channels.remove(&ghost.channel);
+                self.actions.push_back((ghost.channel, Action::Replace));
+            }
+            peer.links.push(Linked { channel, dialed, open: true });
+            self.channels.insert(channel, node);
+            return false;
+        }
+        let open = peer.links.is_empty();
+        peer.links.push(Linked { channel, dialed, open });
+        self.channels.insert(channel, node);
+        if open {
+            self.actions.push_back((channel, Action::Open));
+            return false;
+        }
+        peer.contested_at.get_or_insert(now);
+        if self.me < node {
+            self.actions.push_back((peer.preferred(true).channel, Action::Watch));
+        }
+        self.me > node
+    }
+
+    /// A frame came on a watched link.
+    pub(crate) fn handle_confirmed(&mut self, channel: ChannelId) {
+        let Some(&node) = self.channels.get(&channel) else { return };
+        // Else one that is better came after it, and is watched.
+        if self.me < node && self.peers[&node].preferred(true).channel == channel {
+            self.settle(node);
+        }
+    }
+
+    /// A message came on a link that was held back: its peer uses it, and the program has heard of it.
+    pub(crate) fn handle_opened(&mut self, channel: ChannelId) {
+        let Some(&node) = self.channels.get(&channel) else { return };
+        let lower = self.me < node;
+        let peer = self.peers.get_mut(&node).expect("its channel is known");
+        peer.find(channel).open = true;
+        // The peer with the lower id uses the link it dialed: so will it tomorrow. Of several, it may mean another.
+        let right = peer.links.iter().filter(|link| !link.dialed).count();
+        if !lower && right == 1 && peer.preferred(false).channel == channel {
+            self.settle(node);
+        }
+    }
+
+    /// The end of a channel has begun. The node, when this was its last link.
+    pub(crate) fn handle_ended(&mut self, channel: ChannelId) -> Option<NodeId> {
+        let node = self.channels.remove(&channel)?;
+        let peer = self.peers.get_mut(&node).expect("its channel is known");
+        peer.links.retain(|link| link.channel != channel);
+        if peer.links.is_empty() {
+            self.peers.remove(&node);
+            return Some(node);
+        }
+        if peer.links.len() == 1 {
+            peer.contested_at = None;
+        }
+        if !peer.links.iter().any(|link| link.open) {
+            let next = peer.preferred(self.me < node).channel;
+            peer.find(next).open = true;
+            self.actions.push_back((next, Action::Open));
+        }
+        if peer.contested_at.is_some() && self.me < node {
+            self.actions.push_back((peer.preferred(true).channel, Action::Watch));
+        }
+        None
+    }
+
+    /// Settles what the peer with the lower id has left unsettled for too long.
+    pub(crate) fn handle_timeout(&mut self, now: Mono) {
+        let lower = self.peers.range(..self.me);
+        let is_due = |peer: &Peer| peer.contested_at.is_some_and(|at| now - at >= PATIENCE);
+        let due: Vec<_> = lower.filter(|(_, peer)| is_due(peer)).map(|(node, _)| *node).collect();
+        for node in due {
+            self.settle(node);
+        }
+    }
+
+    /// Keeps the preferred link alone.
+    fn settle(&mut self, node: NodeId) {
+        let lower = self.me < node;
+        let peer = self.peers.get_mut(&node).expect("there is a link to it");
+        let keep = peer.preferred(lower).channel;
+        if !std::mem::replace(&mut peer.find(keep).open, true) {
+            self.actions.push_back((keep, Action::Open));
+        }
+        for link in peer.links.extract_if(.., |link| link.channel != keep) {
+            self.channels.remove(&link.channel);
+            self.actions.push_back((link.channel, Action::Retire));
+        }
+        peer.contested_at = None;
+    }
+
+    fn check(&self) {
+        let links = self.peers.values().map(|peer| peer.links.len()).sum::<usize>();
+        debug_assert_eq!(links, self.channels.len());
+        debug_assert!(self.peers.values().all(|peer| peer.links.iter().any(|link| link.open)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

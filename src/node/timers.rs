@@ -1,0 +1,121 @@
+//! What is due later: one queue of timers for each loop, whose next deadline is the longest the loop waits.
+//!
+//! An ordered map, not a wheel: it fires at the exact deadline, a cancelled timer leaves nothing behind, and it needs no
+//! tick. It costs a logarithm, a few times in a channel's life: what moves with every message (idle, heartbeat) does
+//! not re-arm a timer but looks at the time when it fires.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Mono;
+
+/// Names one timer until it fires or is cancelled; after that it names nothing, and never another timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId {
+    // The map's key: ordered by deadline, and among equal deadlines by age.
+    deadline: Mono,
+    sequence: u64,
+}
+
+/// Timers with what they are for, a `K`.
+#[derive(Debug)]
+pub(crate) struct Timers<K> {
+    queue: BTreeMap<TimerId, K>,
+    next_sequence: u64,
+}
+
+impl<K> Default for Timers<K> {
+    fn default() -> Self {
+        Self { queue: BTreeMap::new(), next_sequence: 0 }
+    }
+}
+
+impl<K> Timers<K> {
+    /// Sets a timer. A deadline in the past is due at once.
+    pub(crate) fn insert(&mut self, deadline: Mono, key: K) -> TimerId {
+        let id = TimerId { deadline, sequence: self.next_sequence };
+        self.next_sequence += 1; // 64 bits: never again the same
+        let before = self.queue.insert(id, key);
+        debug_assert!(before.is_none());
+        id
+    }
+
+    /// Takes a timer back; `None` when it fired or was cancelled before.
+    pub(crate) fn cancel(&mut self, id: TimerId) -> Option<K> {
+        self.queue.remove(&id)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        self.queue.first_key_value().map(|(id, _)| id.deadline)
+    }
+
+    /// The next timer whose deadline is `now` or earlier; the earliest first, of equals the oldest.
+    ///
+    /// A timer set meanwhile with a deadline up to `now` is due too: who re-inserts must move the deadline on.
+    pub(crate) fn pop_due(&mut self, now: Mono) -> Option<(TimerId, K)> {
+        let entry = self.queue.first_entry()?;
+        (entry.key().deadline <= now).then(|| entry.remove_entry())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    #[test]
+    fn timers_fire_by_deadline_then_by_age_and_none_early() {
+        let mut timers = Timers::default();
+        for (deadline, key) in [(20, 'c'), (10, 'a'), (20, 'd'), (10, 'b')] {
+            timers.insert(at(deadline), key);
+        }
+        assert_eq!(timers.next_deadline(), Some(at(10)));
+        assert_eq!(timers.pop_due(at(9)), None);
+        let fired: String = std::iter::from_fn(|| timers.pop_due(at(20))).map(|(_, key)| key).collect();
+        assert_eq!(fired, "abcd");
+        assert_eq!((timers.next_deadline(), timers.len()), (None, 0));
+    }
+
+    #[test]
+    fn an_id_names_one_timer_once() {
+        let mut timers = Timers::default();
+        let first = timers.insert(at(5), 1);
+        assert_eq!(timers.cancel(first), Some(1));
+        let second = timers.insert(at(5), 2);
+        assert_eq!(timers.cancel(first), None);
+        assert_eq!(timers.pop_due(at(5)), Some((second, 2)));
+        assert_eq!(timers.cancel(second), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_set_and_cancelled_the_rest_fires_in_order(
+            steps in prop::collection::vec((0_u64..50, any::<bool>()), 0..100),
+        ) {
+            let (mut timers, mut model) = (Timers::default(), Vec::new());
+            for (number, &(deadline, cancel)) in steps.iter().enumerate() {
+                let id = timers.insert(at(deadline), number);
+                model.push((deadline, number, id));
+                if cancel {
+                    let (_, key, id) = model.swap_remove(number % model.len());
+                    prop_assert_eq!(timers.cancel(id), Some(key));
+                }
+            }
+            model.sort_unstable();
+            for (deadline, key, id) in model {
+                prop_assert_eq!(timers.next_deadline(), Some(at(deadline)));
+                prop_assert_eq!(timers.pop_due(at(deadline)), Some((id, key)));
+            }
+            prop_assert_eq!(timers.pop_due(at(u64::MAX)), None);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Peers that fall silent, and peers that go and come back.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use ringlink::{Address, CloseReason, Limits};
+
+use super::foreign::{DATA, Foreign, PING, frame};
+use super::support::{Bed, Event, eventually};
+
+fn impatient(limits: &mut Limits) {
+    limits.heartbeat = Duration::from_millis(200);
+    limits.dead_after = Duration::from_millis(600);
+}
+
+#[test]
+fn a_silent_peer_is_asked_and_then_dead() {
+    let bed = Bed::with_limits(impatient);
+    let mut silent = Foreign::link(bed.address(), 7, 1);
+    bed.opened();
+    assert_eq!(silent.read_frame().expect("a question").0, PING);
+    let (_, report) = bed.closed();
+    assert_eq!(report.reason, CloseReason::PeerDead);
+    let time = report.age;
+    assert!(time >= Duration::from_millis(600) && time < Duration::from_secs(5), "{time:?}");
+}
+
+#[test]
+fn a_busy_link_is_not_taken_for_dead_though_no_ping_is_answered() {
+    let bed = Bed::with_limits(impatient);
+    let mut busy = Foreign::link(bed.address(), 7, 1);
+    bed.opened();
+    let mut writer = busy.stream.try_clone().unwrap();
+    // Frames of the node set the pace: its PINGs for the round trip come once a second, and the messages between them
+    // are what keeps the link alive.
+    let pace = std::thread::spawn(move || {
+        for _ in 0..40 {
+            std::io::Write::write_all(&mut writer, &frame(DATA, 0, b"x")).unwrap();
+            super::support::pause(Duration::from_millis(50));
+        }
+    });
+    for _ in 0..40 {
+        match bed.next("a message") {
+            Event::Message(..) => {}
+            other @ (Event::Opened(..) | Event::Closed(..) | Event::Drained) => panic!("{other:?}"),
+        }
+    }
+    pace.join().unwrap();
+    assert_eq!(busy.read_frame().expect("at least one question").0, PING);
+}
+
+#[test]
+fn a_peer_that_comes_back_is_linked_again_without_a_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let id_file = folder.path().join("id");
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dialer = Bed::start(|builder| builder.loops(2).peer(Address::from(address)));
+    let mut known = None;
+    for _ in 0..3 {
+        let peer = Bed::start_at(&address.to_string(), |builder| builder.id_file(&id_file));
+        let node = loop {
+            match dialer.next("the link") {
+                Event::Opened(_, info) => break info.node.unwrap(),
+                Event::Closed(_, report) => assert!(!report.opened || known.is_some(), "{report}"),
+                other @ (Event::Message(..) | Event::Drained) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(*known.get_or_insert(node.node_id), node.node_id);
+        peer.opened();
+        drop(peer);
+    }
+    let closed = dialer.handle.closed();
+    assert!(closed.iter().any(|link| link.node == known && link.report.opened));
+}
+
+#[test]
+fn nodes_that_keep_up_a_link_to_each_other_have_one() {
+    let addresses = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let start = |me: usize| {
+        let other = Address::from(addresses[1 - me]);
+        Bed::start_at(&addresses[me].to_string(), |builder| builder.peer(other))
+    };
+    let beds = [start(0), start(1)];
+    let settled = || {
+        beds.iter().all(|bed| {
+            let channels = bed.handle.channels().unwrap();
+            channels.len() == 1 && channels[0].node.is_some()
+        })
+    };
+    eventually("one link", settled);
+    // It would be dialed again within 100 ms if anybody missed it.
+    super::support::pause(Duration::from_millis(300));
+    assert!(settled());
+}
+
+#[test]
+fn a_stream_peer_is_dialed_again_when_it_has_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::from(listener.local_addr().unwrap());
+    let _bed = Bed::start(|builder| builder.mode(ringlink::Mode::Stream).peer(address));
+    for _ in 0..3 {
+        drop(listener.accept().unwrap());
+    }
+}

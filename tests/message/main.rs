@@ -1,0 +1,10 @@
+//! Nodes in message mode: with each other, with strangers that break every rule, and with peers that come and go.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod duplicates;
+mod exchange;
+mod foreign;
+mod hostile;
+mod life;
+mod strangers;
+mod support;
