@@ -41,7 +41,7 @@ impl Channel {
             Mode::Message => {
                 self.take_control(pool);
                 for (header, range) in self.link.frames(bytes.len()) {
-                    self.outbox.push_parts(&[&header, &bytes[range]], pool);
+                    self.outbox.push_frame(&header, &bytes[range], pool);
                 }
             }
         }
@@ -89,7 +89,7 @@ impl Channel {
             if len > max {
                 return Err(SendError::TooBig { size: len, max });
             }
-            size += self.link.frames(len).map(|(header, _)| header.len()).sum::<usize>();
+            size = self.link.framed_len(len);
         }
         self.find_room(size, cap)?;
         Ok(size)

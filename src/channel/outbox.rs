@@ -74,10 +74,21 @@ impl Outbox {
         self.debug_check();
     }
 
-    /// Copies, one part after the other: a header and its payload.
-    pub(crate) fn push_parts(&mut self, parts: &[&[u8]], pool: &mut ChunkPool) {
-        for part in parts {
-            self.push(part, pool);
+    /// Copies a header and its payload.
+    #[inline]
+    pub(crate) fn push_frame(&mut self, header: &[u8], payload: &[u8], pool: &mut ChunkPool) {
+        let len = header.len() + payload.len();
+        match self.segments.back_mut() {
+            // Most of the time there is room for both, and so one test for both.
+            Some(Segment::Chunk(chunk)) if chunk.capacity() - chunk.len() >= len => {
+                chunk.extend_from_slice(header);
+                chunk.extend_from_slice(payload);
+                self.waiting += len;
+            }
+            Some(Segment::Chunk(_) | Segment::Shared(_)) | None => {
+                self.push(header, pool);
+                self.push(payload, pool);
+            }
         }
     }
 
@@ -230,7 +241,7 @@ mod tests {
                 }
                 Step::Parts(a, b) => {
                     let (a, b) = (self.bytes(a), self.bytes(b));
-                    self.outbox.push_parts(&[&a, &b], &mut self.pool);
+                    self.outbox.push_frame(&a, &b, &mut self.pool);
                 }
                 Step::Shared(len) => {
                     let bytes = self.bytes(len);

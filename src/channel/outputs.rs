@@ -85,7 +85,14 @@ impl Channel {
 
     /// Puts the link's control frames into the outbox. They bypass its limit: there are few, and without them the
     /// peer would take the link for dead.
+    #[inline]
     pub(super) fn take_control(&mut self, pool: &mut ChunkPool) {
+        if self.link.has_output() {
+            self.take_outputs(pool);
+        }
+    }
+
+    fn take_outputs(&mut self, pool: &mut ChunkPool) {
         let sendable =
             matches!(self.phase, Phase::Opening | Phase::Open | Phase::Flushing) && !self.facts.fin_submitted;
         while let Some(frame) = self.link.next_output() {

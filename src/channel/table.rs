@@ -84,14 +84,21 @@ impl ChannelTable {
         self.iter().map(Channel::id).collect()
     }
 
-    /// The channel was touched: its submissions and deadline are to be looked at. Nothing happens for a stale id.
+    /// The channel, whose submissions and deadline are to be looked at, since it is about to be changed.
     #[inline]
-    pub(crate) fn mark_dirty(&mut self, id: ChannelId) {
-        if let Some(row) = self.row_mut(id)
-            && !std::mem::replace(&mut row.is_dirty, true)
-        {
+    pub(crate) fn touch(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        let index = self.index(id)?;
+        let row = self.rows.get_mut(index)?.as_mut().filter(|row| row.channel.id() == id)?;
+        if !row.is_dirty {
+            row.is_dirty = true;
             self.dirty.push(id);
         }
+        Some(&mut row.channel)
+    }
+
+    /// The channel was touched. Nothing happens for a stale id.
+    pub(crate) fn mark_dirty(&mut self, id: ChannelId) {
+        let _touched = self.touch(id);
     }
 
     pub(crate) fn has_dirty(&self) -> bool {

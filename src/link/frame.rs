@@ -12,6 +12,8 @@ use super::LinkError;
 
 /// Bytes of a header.
 pub(super) const HEADER_LEN: usize = 8;
+/// Bytes of the longest frame of the heartbeat.
+const SHORT: usize = HEADER_LEN + 16;
 /// The longest payload 24 bits can tell.
 pub(super) const MAX_PAYLOAD: u32 = (1 << 24) - 1;
 
@@ -119,13 +121,43 @@ pub(super) fn take_message<'b>(input: &mut &'b [u8], max_frame: u32) -> Option<&
     Some(message)
 }
 
-/// A whole control frame.
-pub(super) fn control(kind: Kind, payload: &[u8]) -> Vec<u8> {
+/// A whole control frame, header and payload. Those of the heartbeat are short, and allocate nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ControlFrame {
+    Short { bytes: [u8; SHORT], len: usize },
+    Long(Vec<u8>),
+}
+
+impl std::ops::Deref for ControlFrame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { bytes, len } => &bytes[..*len],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+pub(super) fn control(kind: Kind, payload: &[u8]) -> ControlFrame {
     let len = u32::try_from(payload.len()).expect("control frames are short");
-    let mut frame = Vec::with_capacity(HEADER_LEN + payload.len());
-    frame.extend_from_slice(&Header { kind, more: false, len }.encode());
-    frame.extend_from_slice(payload);
-    frame
+    let header = Header { kind, more: false, len }.encode();
+    let len = HEADER_LEN + payload.len();
+    if len > SHORT {
+        return ControlFrame::Long([&header, payload].concat());
+    }
+    let mut bytes = [0; SHORT];
+    bytes[..HEADER_LEN].copy_from_slice(&header);
+    bytes[HEADER_LEN..len].copy_from_slice(payload);
+    ControlFrame::Short { bytes, len }
+}
+
+/// The bytes of all frames of a message.
+#[inline]
+pub(super) fn framed_len(len: usize, max_frame: u32) -> usize {
+    let max_frame = max_frame as usize;
+    let frames = if len <= max_frame { 1 } else { len.div_ceil(max_frame) };
+    len + frames * HEADER_LEN
 }
 
 /// The frames a message is sent in: for each a header, and the part of the message that follows it.
@@ -224,6 +256,7 @@ mod tests {
         for (len, lens) in [(0, vec![0]), (1, vec![1]), (10, vec![10]), (11, vec![10, 1]), (20, vec![10, 10])]
         {
             let frames: Vec<_> = Frames::new(len, 10).collect();
+            assert_eq!(framed_len(len, 10), len + frames.len() * HEADER_LEN);
             assert_eq!(frames.iter().map(|(_, r)| r.len()).collect::<Vec<_>>(), lens);
             for (i, (header, range)) in frames.iter().enumerate() {
                 let header = Header::decode(*header).unwrap();

@@ -168,6 +168,11 @@ impl Heartbeat {
         self.ping_due = true;
     }
 
+    #[inline]
+    pub(super) fn is_ping_due(&self) -> bool {
+        self.ping_due
+    }
+
     /// The payload of a PING, when one is due.
     pub(super) fn next_ping(&mut self, now: Mono) -> Option<[u8; PING_LEN]> {
         std::mem::take(&mut self.ping_due).then(|| {

@@ -1,6 +1,5 @@
 //! The state machine of a link in message mode: hello first, then messages and control frames, and one end.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +7,13 @@ use crate::clock::Mono;
 use crate::error::CloseReason;
 
 use super::assembly::{Assembly, Budget, Piece};
-use super::frame::{self, Frames, Header, Kind};
+use super::frame::{self, ControlFrame, Frames, Header, Kind};
 use super::goaway::GoAway;
 use super::heartbeat::{self, Heartbeat, Rtt};
 use super::hello;
 use super::identity::{LocalNode, PeerInfo};
 use super::secure::Secure;
 use super::{LinkError, LinkEvent};
-
-/// Answers that wait to be sent; older ones give way. One that is lost costs the peer a measured round trip.
-const MAX_PONGS: usize = 16;
 
 /// A PING to be answered.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +60,8 @@ pub(crate) struct MessageLink {
     /// A frame came after the peer's hello that was read frame by frame.
     confirmed: bool,
     hello_pending: bool,
-    pongs: VecDeque<Question>,
+    /// The peer's last question, until it is answered: who asks anew does not wait for older answers.
+    question: Option<Question>,
     farewell: Farewell,
 }
 
@@ -90,7 +87,7 @@ impl MessageLink {
             gone_away: false,
             confirmed: false,
             hello_pending: true,
-            pongs: VecDeque::new(),
+            question: None,
             farewell: Farewell::Unsaid,
             local,
         }
@@ -103,12 +100,21 @@ impl MessageLink {
         now: Mono,
     ) -> Result<Option<LinkEvent<'b>>, LinkError> {
         let input = self.secure.open(input);
-        if self.at_boundary
-            && let Some(message) = frame::take_message(input, self.max_frame)
-        {
-            return Ok(Some(LinkEvent::Message(message)));
+        match self.take_message(input) {
+            Some(message) => Ok(Some(LinkEvent::Message(message))),
+            None => self.next_event_of_any_kind(input, now),
         }
-        self.next_event_of_any_kind(input, now)
+    }
+
+    #[inline]
+    pub(super) fn next_message<'b>(&mut self, input: &mut &'b [u8]) -> Option<&'b [u8]> {
+        let input = self.secure.open(input);
+        self.take_message(input)
+    }
+
+    #[inline]
+    fn take_message<'b>(&self, input: &mut &'b [u8]) -> Option<&'b [u8]> {
+        if self.at_boundary { frame::take_message(input, self.max_frame) } else { None }
     }
 
     /// Not the hot path; but every input ends here, so this is where life is noticed.
@@ -184,10 +190,7 @@ impl MessageLink {
             }
             Kind::Ping => {
                 let token = u64::from_le_bytes(payload.try_into().expect("its length was tested"));
-                if self.pongs.len() == MAX_PONGS {
-                    self.pongs.pop_front();
-                }
-                self.pongs.push_back(Question { token, received_at: self.now });
+                self.question = Some(Question { token, received_at: self.now });
             }
             Kind::Pong => {
                 if let Some(heartbeat) = &mut self.heartbeat {
@@ -240,7 +243,15 @@ impl MessageLink {
         Err(self.latch(LinkError::new(CloseReason::Truncated, detail)))
     }
 
-    pub(super) fn next_output(&mut self) -> Option<Vec<u8>> {
+    #[inline]
+    pub(super) fn has_output(&self) -> bool {
+        self.hello_pending
+            || self.question.is_some()
+            || matches!(self.farewell, Farewell::Pending(_))
+            || self.heartbeat.as_ref().is_some_and(Heartbeat::is_ping_due)
+    }
+
+    pub(super) fn next_output(&mut self) -> Option<ControlFrame> {
         if std::mem::take(&mut self.hello_pending) {
             return Some(frame::control(Kind::Hello, &hello::encode(&self.local)));
         }
@@ -252,7 +263,7 @@ impl MessageLink {
         if self.error.is_some() {
             return None;
         }
-        if let Some(Question { token, received_at }) = self.pongs.pop_front() {
+        if let Some(Question { token, received_at }) = self.question.take() {
             return Some(frame::control(Kind::Pong, &heartbeat::pong(token, self.now - received_at)));
         }
         let ping = self.heartbeat.as_mut()?.next_ping(self.now)?;
@@ -339,14 +350,19 @@ impl MessageLink {
     }
 
     #[inline]
+    pub(super) fn framed_len(&self, len: usize) -> usize {
+        frame::framed_len(len, self.peer_max_frame)
+    }
+
+    #[inline]
     pub(super) fn frames(&self, len: usize) -> Frames {
         debug_assert!(self.peer.is_some(), "messages are sent after hello");
         Frames::new(len, self.peer_max_frame)
     }
 
-    /// Bytes allocated for what is not complete, and for what waits to be sent.
+    /// Bytes allocated for what is not complete.
     #[cfg(any(test, fuzzing))]
     pub(super) fn memory(&self) -> usize {
-        self.assembly.memory() + self.pongs.capacity() * size_of::<Question>()
+        self.assembly.memory()
     }
 }

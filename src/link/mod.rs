@@ -28,7 +28,7 @@ mod secure;
 mod tests;
 mod text;
 
-pub(crate) use frame::Frames;
+pub(crate) use frame::{ControlFrame, Frames};
 pub use heartbeat::Rtt;
 pub(crate) use identity::LocalNode;
 pub use identity::{NodeId, ParseNodeIdError, PeerInfo};
@@ -122,6 +122,16 @@ impl Link {
         }
     }
 
+    /// Takes a message that lies whole in `input`, and begins where it begins: the hot path of [`Link::next_event`], which
+    /// is to be called when this gives none, also when nothing is left of the input.
+    #[inline]
+    pub(crate) fn next_message<'b>(&mut self, input: &mut &'b [u8]) -> Option<&'b [u8]> {
+        match self {
+            Self::Message(link) => link.next_message(input),
+            Self::Stream => None,
+        }
+    }
+
     /// Returns the memory of an assembled message.
     pub(crate) fn give_back(&mut self, message: Vec<u8>) {
         match self {
@@ -142,8 +152,17 @@ impl Link {
         }
     }
 
+    /// False when [`Link::next_output`] has nothing.
+    #[inline]
+    pub(crate) fn has_output(&self) -> bool {
+        match self {
+            Self::Message(link) => link.has_output(),
+            Self::Stream => false,
+        }
+    }
+
     /// The next control frame to be sent, before any message that is not yet queued; until `None`.
-    pub(crate) fn next_output(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn next_output(&mut self) -> Option<ControlFrame> {
         match self {
             Self::Message(link) => link.next_output(),
             Self::Stream => None,
@@ -242,6 +261,15 @@ impl Link {
         match self {
             Self::Message(link) => link.max_message(),
             Self::Stream => usize::MAX,
+        }
+    }
+
+    /// The bytes of all [`Link::frames`] of a message of `len` bytes.
+    #[inline]
+    pub(crate) fn framed_len(&self, len: usize) -> usize {
+        match self {
+            Self::Message(link) => link.framed_len(len),
+            Self::Stream => len,
         }
     }
 

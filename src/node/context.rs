@@ -29,6 +29,13 @@ impl<'a> Context<'a> {
         Self { core }
     }
 
+    /// For the loop: see [`Channel::next_message`].
+    #[inline]
+    pub(crate) fn next_message<'b>(&mut self, channel: ChannelId, input: &mut &'b [u8]) -> Option<&'b [u8]> {
+        let now = self.core.now;
+        self.core.channels.get_mut(channel)?.next_message(input, now)
+    }
+
     /// The time at which this turn of the loop began to call back.
     pub fn now(&self) -> Mono {
         self.core.now

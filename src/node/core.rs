@@ -126,9 +126,9 @@ impl Core {
     }
 
     /// The channel, about to be changed, and the pool its sends take memory from.
+    #[inline]
     pub(crate) fn touch(&mut self, id: ChannelId) -> Option<(&mut Channel, &mut ChunkPool)> {
-        self.channels.mark_dirty(id);
-        self.channels.get_mut(id).map(|channel| (channel, &mut self.pool))
+        self.channels.touch(id).map(|channel| (channel, &mut self.pool))
     }
 
     /// The way to a channel of another loop.

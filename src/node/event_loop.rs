@@ -299,6 +299,7 @@ impl<H: Handler> Turn<'_, H> {
     fn deliver(&mut self, id: ChannelId, mut bytes: &[u8]) {
         let now = self.core.now;
         self.core.channels.mark_dirty(id);
+        self.deliver_messages(id, &mut bytes);
         while let Some(channel) = self.core.channels.get_mut(id)
             && let Some(event) = channel.next_event(&mut bytes, now)
         {
@@ -307,6 +308,19 @@ impl<H: Handler> Turn<'_, H> {
         if let Some(channel) = self.core.channels.get_mut(id) {
             channel.hold(bytes);
         }
+    }
+
+    /// The many messages a buffer may have, in one go. Whatever is not as simple is left to [`Turn::deliver`].
+    fn deliver_messages(&mut self, id: ChannelId, bytes: &mut &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let told = self.call(|handler, cx| {
+            while let Some(message) = cx.next_message(id, bytes) {
+                handler.on_message(cx, id, message);
+            }
+        });
+        self.fail_after_panic(id, told);
     }
 
     /// What was held for a paused channel, once it goes on, and whatever else is due without new bytes.
@@ -337,6 +351,10 @@ impl<H: Handler> Turn<'_, H> {
             Event::Drained => self.call(|handler, cx| handler.on_drained(cx, id)),
             Event::Closed(report) => return self.closed(id, &report),
         };
+        self.fail_after_panic(id, told);
+    }
+
+    fn fail_after_panic(&mut self, id: ChannelId, told: Result<(), Box<str>>) {
         if let Err(message) = told
             && let Some((channel, _)) = self.core.touch(id)
         {

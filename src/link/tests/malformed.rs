@@ -12,7 +12,7 @@ fn hello_with(offset: usize, bytes: &[u8], len: Option<usize>) -> Vec<u8> {
     let mut payload = hello()[8..].to_vec();
     payload[offset..offset + bytes.len()].copy_from_slice(bytes);
     payload.resize(len.unwrap_or(payload.len()), 0);
-    frame::control(Kind::Hello, &payload)
+    control(Kind::Hello, &payload)
 }
 
 fn raw(low: u64) -> Vec<u8> {
@@ -55,9 +55,9 @@ fn before_hello_nothing_else_is_accepted() {
     refused(fresh, &[0; 64], Protocol);
     refused(fresh, &data(false, b"hi"), Protocol);
     refused(fresh, &header(Kind::Data, false, 1 << 23), Protocol);
-    refused(fresh, &frame::control(Kind::Ping, &[0; 8]), Protocol);
-    refused(fresh, &frame::control(Kind::Pong, &[0; 16]), Protocol);
-    refused(fresh, &frame::control(Kind::Ignorable(200), b""), Protocol);
+    refused(fresh, &control(Kind::Ping, &[0; 8]), Protocol);
+    refused(fresh, &control(Kind::Pong, &[0; 16]), Protocol);
+    refused(fresh, &control(Kind::Ignorable(200), b""), Protocol);
 }
 
 #[test]
@@ -148,11 +148,8 @@ fn fragments_without_end_are_refused() {
 
 #[test]
 fn a_flood_of_any_control_frame_is_refused_within_a_second() {
-    let frames = [
-        frame::control(Kind::Ping, &[0; 8]),
-        frame::control(Kind::Pong, &[0; 16]),
-        frame::control(Kind::Ignorable(255), b""),
-    ];
+    let frames =
+        [control(Kind::Ping, &[0; 8]), control(Kind::Pong, &[0; 16]), control(Kind::Ignorable(255), b"")];
     for frame in frames {
         let mut link = established();
         let (got, result) = receive(&mut link, &frame.repeat(101), START);
@@ -171,7 +168,7 @@ fn a_flood_of_any_control_frame_is_refused_within_a_second() {
 
 #[test]
 fn a_second_go_away_and_a_hello_after_it_are_refused() {
-    let goaway = frame::control(Kind::GoAway, &[0; 6]);
+    let goaway = control(Kind::GoAway, &[0; 6]);
     for (mut link, next) in [(established(), &goaway), (fresh(), &hello()), (fresh(), &goaway)] {
         receive(&mut link, &goaway, START).1.unwrap();
         let (got, result) = receive(&mut link, next, START);

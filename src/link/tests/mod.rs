@@ -32,7 +32,11 @@ fn fresh() -> Link {
 
 /// What node 1 sends first.
 fn hello() -> Vec<u8> {
-    Link::message(Arc::new(node(1)), START).next_output().unwrap()
+    Link::message(Arc::new(node(1)), START).next_output().unwrap().to_vec()
+}
+
+fn control(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    frame::control(kind, payload).to_vec()
 }
 
 /// A link of node 2 that has node 1's hello.
@@ -77,7 +81,7 @@ fn receive(link: &mut Link, mut bytes: &[u8], now: Mono) -> (Vec<Got>, Result<()
 fn farewells(link: &mut Link) -> Vec<(u16, String)> {
     let outputs: Vec<_> = std::iter::from_fn(|| link.next_output()).collect();
     let farewells = outputs.iter().filter(|frame| frame[3] == 4);
-    let read = |frame: &Vec<u8>| {
+    let read = |frame: &ControlFrame| {
         (u16::from_le_bytes([frame[8], frame[9]]), String::from_utf8(frame[14..].to_vec()).unwrap())
     };
     farewells.map(read).collect()
@@ -114,8 +118,8 @@ fn a_whole_message_is_lent_and_a_split_one_assembled() {
 #[test]
 fn control_frames_may_come_between_the_frames_of_a_message() {
     let mut link = established();
-    let ping = frame::control(Kind::Ping, &7_u64.to_le_bytes());
-    let ignorable = frame::control(Kind::Ignorable(222), &[9; 300]);
+    let ping = control(Kind::Ping, &7_u64.to_le_bytes());
+    let ignorable = control(Kind::Ignorable(222), &[9; 300]);
     let bytes = [data(true, b"ab"), ping, data(true, b"c"), ignorable, data(false, b"")].concat();
     assert_eq!(receive(&mut link, &bytes, START), (vec![Got::Message(b"abc".to_vec())], Ok(())));
     let pong = link.next_output().unwrap();
@@ -124,9 +128,18 @@ fn control_frames_may_come_between_the_frames_of_a_message() {
 }
 
 #[test]
+fn of_several_questions_the_last_is_answered() {
+    let mut link = established();
+    let questions = [1, 2, 3].map(|token| control(Kind::Ping, &[token; 8])).concat();
+    receive(&mut link, &questions, START).1.unwrap();
+    assert_eq!(link.next_output().unwrap()[8..16], [3; 8]);
+    assert_eq!(link.next_output(), None);
+}
+
+#[test]
 fn an_answer_tells_for_how_long_the_question_was_held() {
     let mut link = established();
-    receive(&mut link, &frame::control(Kind::Ping, &[1; 8]), START).1.unwrap();
+    receive(&mut link, &control(Kind::Ping, &[1; 8]), START).1.unwrap();
     link.handle_timeout(START + Duration::from_nanos(0x0102_0304)).unwrap();
     assert_eq!(link.next_output().unwrap()[16..], 0x0102_0304_u64.to_le_bytes());
 }
@@ -150,7 +163,7 @@ fn go_away_is_said_once_and_says_nothing_to_strangers() {
 #[test]
 fn a_peer_may_go_away_before_its_hello_and_for_unknown_reasons() {
     let mut link = fresh();
-    let goaway = frame::control(Kind::GoAway, b"\x99\x00\x05\0\0\0so\x1b long");
+    let goaway = control(Kind::GoAway, b"\x99\x00\x05\0\0\0so\x1b long");
     let got = Got::GoneAway(None, 0x99, "so? long".to_owned());
     assert_eq!(receive(&mut link, &goaway, START), (vec![got], Ok(())));
     assert_eq!(link.handle_eof(), Ok(()));

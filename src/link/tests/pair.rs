@@ -82,7 +82,7 @@ impl Pair {
             let side = &mut self.sides[at];
             assert!(side.link.deadline().is_none_or(|due| due > now), "what is due is done");
             while let Some(output) = self.sides[at].link.next_output() {
-                self.post(at, output);
+                self.post(at, output.to_vec());
             }
         }
         let arrivals =

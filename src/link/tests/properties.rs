@@ -13,9 +13,9 @@ fn framed() -> impl Strategy<Value = (Vec<u8>, Option<Vec<u8>>)> {
         (bytes.concat(), Some([parts.concat(), last].concat()))
     });
     let control = prop_oneof![
-        any::<[u8; 8]>().prop_map(|payload| frame::control(Kind::Ping, &payload)),
-        any::<[u8; 16]>().prop_map(|payload| frame::control(Kind::Pong, &payload)),
-        (128_u8.., vec(any::<u8>(), 0..700)).prop_map(|(k, p)| frame::control(Kind::Ignorable(k), &p)),
+        any::<[u8; 8]>().prop_map(|payload| control(Kind::Ping, &payload)),
+        any::<[u8; 16]>().prop_map(|payload| control(Kind::Pong, &payload)),
+        (128_u8.., vec(any::<u8>(), 0..700)).prop_map(|(k, p)| control(Kind::Ignorable(k), &p)),
     ];
     prop_oneof![3 => message, 1 => control.prop_map(|bytes| (bytes, None))]
 }

@@ -45,12 +45,10 @@ impl Random {
         match self.below(8) {
             0..=2 => data(false, &self.bytes(2048)),
             3 => data(true, &self.bytes(2000)),
-            4 => frame::control(Kind::Ping, &self.next().to_le_bytes()),
-            5 => frame::control(Kind::Pong, &u128::from(self.next()).to_le_bytes()),
-            6 => frame::control(Kind::Ignorable(128 | self.next() as u8), &self.bytes(500)),
-            _ if self.below(8) == 0 => {
-                frame::control(Kind::GoAway, &[&[8; 6][..], &self.bytes(128)].concat())
-            }
+            4 => control(Kind::Ping, &self.next().to_le_bytes()),
+            5 => control(Kind::Pong, &u128::from(self.next()).to_le_bytes()),
+            6 => control(Kind::Ignorable(128 | self.next() as u8), &self.bytes(500)),
+            _ if self.below(8) == 0 => control(Kind::GoAway, &[&[8; 6][..], &self.bytes(128)].concat()),
             _ => hello(),
         }
     }
