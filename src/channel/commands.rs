@@ -10,10 +10,28 @@ use super::lifecycle::{Ending, PauseReasons};
 use super::{Channel, ChunkPool, Phase};
 use crate::config::Mode;
 use crate::error::{CloseReason, ClosedBy, SendError};
-use crate::link::LinkError;
+use crate::link::{self, LinkError};
 
 /// Codes from here on are of this node alone: see [`CloseReason`].
 const FIRST_LOCAL_CODE: u16 = 100;
+
+/// What many channels are sent, made once for all of them.
+#[derive(Debug)]
+pub(crate) struct Common {
+    bytes: Bytes,
+    /// In message mode: header and message in one piece, for peers that take it in one frame.
+    frame: Option<Bytes>,
+}
+
+impl Common {
+    pub(crate) fn new(bytes: &Bytes, mode: Mode) -> Self {
+        let frame = match mode {
+            Mode::Message => link::whole_frame(bytes),
+            Mode::Stream => None,
+        };
+        Self { bytes: bytes.clone(), frame }
+    }
+}
 
 /// Whether a send is held against `outbox_max`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +83,20 @@ impl Channel {
         self.totals.accepted += size as u64;
     }
 
+    /// As [`Channel::send_bytes`], for what many channels get: it is copied for none of them.
+    pub(crate) fn send_common(&mut self, common: &Common, pool: &mut ChunkPool) -> Result<(), SendError> {
+        let piece = match &common.frame {
+            Some(frame) if self.link.takes_frame_of(common.bytes.len()) => frame,
+            None if self.settings.mode == Mode::Stream => &common.bytes,
+            Some(_) | None => return self.send_bytes(common.bytes.clone(), pool),
+        };
+        let size = self.admit_message(common.bytes.len(), Cap::Holds)?;
+        self.take_control(pool);
+        self.outbox.push_common(piece, pool);
+        self.count_sent(size);
+        Ok(())
+    }
+
     fn send_shared(&mut self, bytes: Bytes, cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
         let size = self.admit_message(bytes.len(), cap)?;
         match self.settings.mode {
@@ -82,6 +114,7 @@ impl Channel {
     }
 
     /// The bytes a message of `len` takes in the outbox, if it may go there.
+    #[inline]
     fn admit_message(&mut self, len: usize, cap: Cap) -> Result<usize, SendError> {
         let mut size = len;
         if self.settings.mode == Mode::Message && self.phase == Phase::Open {
@@ -95,26 +128,35 @@ impl Channel {
         Ok(size)
     }
 
-    /// In message mode one message may pass `outbox_max` as long as the outbox is below its high mark: a message of
-    /// `max_message` could never be sent otherwise, since half a message is never accepted. A stream can be sent in
-    /// parts.
+    /// Only an open channel takes anything. In message mode one message may pass `outbox_max` as long as the outbox is
+    /// below its high mark: a message of `max_message` could never be sent otherwise, since half a message is never
+    /// accepted. A stream can be sent in parts.
+    #[inline]
     fn find_room(&mut self, size: usize, cap: Cap) -> Result<(), SendError> {
-        match self.phase {
-            _ if self.ending.is_some() || self.facts.fin_wanted => return Err(SendError::Closed),
-            Phase::Resolving | Phase::Dialing | Phase::Opening => return Err(SendError::NotOpen),
-            Phase::Open => {}
-            Phase::Broken | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Closed => {
-                return Err(SendError::Closed);
-            }
-        }
+        let is_open = self.phase == Phase::Open && self.ending.is_none() && !self.facts.fin_wanted;
         let max = self.settings.limits.outbox_max;
         let one_more = self.settings.mode == Mode::Message && !self.is_backed_up();
-        if cap == Cap::Passed || one_more || self.outbox.has_room(size, max) {
+        if is_open && (cap == Cap::Passed || one_more || self.outbox.has_room(size, max)) {
             return Ok(());
         }
-        self.facts.refused |= !self.outbox.is_empty();
-        self.settings.counters.sends_refused.add(1);
-        Err(SendError::WouldBlock { queued: self.outbox.queued(), size, max })
+        Err(self.refuse_send(size))
+    }
+
+    #[cold]
+    fn refuse_send(&mut self, size: usize) -> SendError {
+        match self.phase {
+            _ if self.ending.is_some() || self.facts.fin_wanted => SendError::Closed,
+            Phase::Resolving | Phase::Dialing | Phase::Opening => SendError::NotOpen,
+            Phase::Open => {
+                self.facts.refused |= !self.outbox.is_empty();
+                self.settings.counters.sends_refused.add(1);
+                let max = self.settings.limits.outbox_max;
+                SendError::WouldBlock { queued: self.outbox.queued(), size, max }
+            }
+            Phase::Broken | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Closed => {
+                SendError::Closed
+            }
+        }
     }
 
     fn count_sent(&mut self, size: usize) {

@@ -31,6 +31,7 @@ pub(crate) mod table;
 mod tests;
 
 pub(crate) use chunks::ChunkPool;
+pub(crate) use commands::Common;
 pub(crate) use lifecycle::Phase;
 pub(crate) use slots::Slots;
 pub(crate) use table::ChannelTable;
@@ -153,7 +154,8 @@ pub(crate) struct Channel {
     facts: Facts,
     totals: Totals,
     /// A message that came before the channel was admitted; it goes before what is held.
-    early: Option<Vec<u8>>,
+    #[expect(clippy::box_collection, reason = "rare, and every channel has the place for it")]
+    early: Option<Box<Vec<u8>>>,
     /// Received and not delivered, because reading was paused.
     held: Vec<u8>,
     /// The accepted socket, until it is adopted.
@@ -317,6 +319,7 @@ impl Channel {
         self.held.len()
     }
 
+    #[inline]
     pub(crate) fn is_backed_up(&self) -> bool {
         self.outbox.queued() >= self.settings.limits.outbox_high
     }
@@ -422,6 +425,7 @@ impl Channel {
         self.count_received(held.len());
     }
 
+    #[inline]
     fn count_received(&mut self, bytes: usize) {
         self.totals.received += bytes as u64;
         self.settings.counters.bytes_in.add(bytes as u64);

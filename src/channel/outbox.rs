@@ -15,9 +15,6 @@ pub(crate) const SHARED_MIN: usize = 4 << 10;
 /// Most segments of a batch: what a driver keeps its vectors for.
 pub(crate) const MAX_SEGMENTS: usize = 64;
 
-/// Capacity that is kept while nothing waits.
-const KEPT_SEGMENTS: usize = 2 * MAX_SEGMENTS;
-
 /// Invariant: `queued = waiting + in_flight`; `waiting` is the sum of the segments' lengths, none of them empty;
 /// `in_flight > 0` exactly while a batch is out.
 #[derive(Debug, Default)]
@@ -25,8 +22,6 @@ pub(crate) struct Outbox {
     segments: VecDeque<Segment>,
     waiting: usize,
     in_flight: usize,
-    /// The batch that came back last, empty, for its memory.
-    spare: Batch,
 }
 
 impl Outbox {
@@ -62,7 +57,7 @@ impl Outbox {
                 let after_chunk = matches!(self.segments.back(), Some(Segment::Chunk(_)));
                 let large = after_chunk || bytes.len() > SMALL_CHUNK;
                 let chunk = if large { pool.take() } else { pool.take_small() };
-                self.segments.push_back(Segment::Chunk(chunk));
+                self.push_segment(Segment::Chunk(chunk), pool);
                 continue;
             }
             let (now, rest) = bytes.split_at(free.min(bytes.len()));
@@ -98,18 +93,45 @@ impl Outbox {
             return self.push(&bytes, pool);
         }
         self.waiting += bytes.len();
-        self.segments.push_back(Segment::Shared(bytes));
+        self.push_segment(Segment::Shared(bytes), pool);
         self.debug_check();
+    }
+
+    /// For bytes that many outboxes get: by reference, unless they are small and the last chunk has room for them. A chunk
+    /// begun for them in each outbox would cost more than all the references.
+    pub(crate) fn push_common(&mut self, bytes: &Bytes, pool: &mut ChunkPool) {
+        let has_room = match self.segments.back() {
+            Some(Segment::Chunk(chunk)) => chunk.capacity() - chunk.len() >= bytes.len(),
+            Some(Segment::Shared(_)) | None => false,
+        };
+        if bytes.is_empty() || has_room && bytes.len() < SHARED_MIN {
+            return self.push(bytes, pool);
+        }
+        self.waiting += bytes.len();
+        self.push_segment(Segment::Shared(bytes.clone()), pool);
+        self.debug_check();
+    }
+
+    fn push_segment(&mut self, segment: Segment, pool: &mut ChunkPool) {
+        if self.segments.capacity() == 0 {
+            self.segments = pool.take_queue();
+        }
+        self.segments.push_back(segment);
     }
 
     /// What is to be sent next; `None` while a batch is out, or when nothing waits.
     ///
     /// At most `max_bytes`, but a chunk is never split: the first may pass the limit.
-    pub(crate) fn take_batch(&mut self, max_bytes: usize, max_segments: usize) -> Option<Batch> {
+    pub(crate) fn take_batch(
+        &mut self,
+        max_bytes: usize,
+        max_segments: usize,
+        pool: &mut ChunkPool,
+    ) -> Option<Batch> {
         if self.is_sending() || self.waiting == 0 {
             return None;
         }
-        let mut batch = std::mem::take(&mut self.spare);
+        let mut batch = pool.take_batch();
         debug_assert!(batch.is_empty() && max_bytes > 0 && max_segments > 0);
         while batch.segment_count() < max_segments {
             let room = max_bytes.saturating_sub(batch.len());
@@ -125,22 +147,19 @@ impl Outbox {
         }
         self.waiting -= batch.len();
         self.in_flight = batch.len();
+        if self.segments.is_empty() {
+            pool.give_back_queue(std::mem::take(&mut self.segments));
+        }
         self.debug_check();
         Some(batch)
     }
 
     /// The batch is back, sent or failed. True when the outbox fell from above `low` to `low` or below.
-    pub(crate) fn handle_sent(&mut self, mut batch: Batch, low: usize, pool: &mut ChunkPool) -> bool {
+    pub(crate) fn handle_sent(&mut self, batch: Batch, low: usize, pool: &mut ChunkPool) -> bool {
         assert_eq!(self.in_flight, batch.len(), "the batch that went out comes back");
         let before = self.queued();
         self.in_flight = 0;
-        for segment in batch.drain() {
-            recycle(segment, pool);
-        }
-        if self.waiting == 0 && self.segments.capacity() > KEPT_SEGMENTS {
-            self.segments.shrink_to(KEPT_SEGMENTS);
-        }
-        self.spare = batch;
+        pool.give_back_batch(batch);
         self.debug_check();
         before > low && self.queued() <= low
     }
@@ -148,7 +167,7 @@ impl Outbox {
     /// Drops what waits, and says how much it was; a batch that is out stays out.
     pub(crate) fn discard(&mut self, pool: &mut ChunkPool) -> usize {
         for segment in self.segments.drain(..) {
-            recycle(segment, pool);
+            pool.recycle(segment);
         }
         std::mem::take(&mut self.waiting)
     }
@@ -168,13 +187,6 @@ impl Outbox {
     }
 }
 
-fn recycle(segment: Segment, pool: &mut ChunkPool) {
-    match segment {
-        Segment::Chunk(chunk) => pool.give_back(chunk),
-        Segment::Shared(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -187,6 +199,7 @@ mod tests {
         Push(usize),
         Parts(usize, usize),
         Shared(usize),
+        Common(usize),
         Take {
             max_bytes: usize,
             max_segments: usize,
@@ -203,6 +216,7 @@ mod tests {
             4 => size().prop_map(Step::Push),
             2 => (0..20_usize, size()).prop_map(|(a, b)| Step::Parts(a, b)),
             3 => size().prop_map(Step::Shared),
+            2 => size().prop_map(Step::Common),
             4 => (1..300_000_usize, 1..=MAX_SEGMENTS)
                 .prop_map(|(max_bytes, max_segments)| Step::Take { max_bytes, max_segments }),
             4 => Just(Step::Sent),
@@ -247,6 +261,10 @@ mod tests {
                     let bytes = self.bytes(len);
                     self.outbox.push_shared(bytes.into(), &mut self.pool);
                 }
+                Step::Common(len) => {
+                    let bytes = self.bytes(len);
+                    self.outbox.push_common(&bytes.into(), &mut self.pool);
+                }
                 Step::Take { max_bytes, max_segments } => self.take(max_bytes, max_segments),
                 Step::Sent => self.sent(usize::MAX),
                 Step::Failed(thousandths) => self.sent(thousandths),
@@ -262,7 +280,7 @@ mod tests {
         }
 
         fn take(&mut self, max_bytes: usize, max_segments: usize) {
-            let batch = self.outbox.take_batch(max_bytes, max_segments);
+            let batch = self.outbox.take_batch(max_bytes, max_segments, &mut self.pool);
             assert_eq!(batch.is_some(), self.out.is_none() && !self.waiting.is_empty());
             let Some(batch) = batch else { return };
             assert!(batch.len() <= max_bytes.max(CHUNK) && batch.segment_count() <= max_segments);
@@ -306,9 +324,9 @@ mod tests {
         for _ in 0..100 {
             outbox.push(b"0123456789", &mut pool);
         }
-        let batch = outbox.take_batch(1 << 20, MAX_SEGMENTS).unwrap();
+        let batch = outbox.take_batch(1 << 20, MAX_SEGMENTS, &mut pool).unwrap();
         assert_eq!((batch.segment_count(), batch.len()), (1, 1000));
-        assert!(outbox.take_batch(1 << 20, MAX_SEGMENTS).is_none(), "one send at a time");
+        assert!(outbox.take_batch(1 << 20, MAX_SEGMENTS, &mut pool).is_none(), "one send at a time");
     }
 
     #[test]
@@ -317,7 +335,7 @@ mod tests {
         let mut places = Vec::new();
         for _ in 0..4 {
             outbox.push(&[1; 100], &mut pool);
-            let mut batch = outbox.take_batch(1 << 20, MAX_SEGMENTS).unwrap();
+            let mut batch = outbox.take_batch(1 << 20, MAX_SEGMENTS, &mut pool).unwrap();
             places.push(batch.unsent().next().unwrap().as_ptr());
             batch.advance(100);
             outbox.handle_sent(batch, 0, &mut pool);
@@ -332,7 +350,7 @@ mod tests {
         outbox.push(b"head", &mut pool);
         outbox.push_shared(Bytes::from(vec![7; 100_000]), &mut pool);
         let mut sizes = Vec::new();
-        while let Some(mut batch) = outbox.take_batch(40_000, MAX_SEGMENTS) {
+        while let Some(mut batch) = outbox.take_batch(40_000, MAX_SEGMENTS, &mut pool) {
             batch.advance(batch.len());
             sizes.push(batch.len());
             outbox.handle_sent(batch, 0, &mut pool);

@@ -76,7 +76,7 @@ impl Channel {
 
     fn next_send(&mut self, pool: &mut ChunkPool, now: Mono) -> Option<Submission> {
         self.take_control(pool);
-        let batch = self.outbox.take_batch(self.settings.send_size, MAX_SEGMENTS)?;
+        let batch = self.outbox.take_batch(self.settings.send_size, MAX_SEGMENTS, pool)?;
         debug_assert!(!self.facts.fin_submitted, "nothing is sent after FIN");
         self.sent_at = now;
         self.link.handle_sent(now);

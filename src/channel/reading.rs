@@ -105,7 +105,7 @@ impl Channel {
         }
         if self.early.is_some() && self.may_deliver() {
             self.count_message();
-            return self.early.take().map(Event::Assembled);
+            return self.early.take().map(|message| Event::Assembled(*message));
         }
         None
     }
@@ -118,7 +118,7 @@ impl Channel {
             self.link.give_back(message);
             return None;
         }
-        self.early = Some(message);
+        self.early = Some(Box::new(message));
         Some(self.open(now))
     }
 
@@ -196,6 +196,7 @@ impl Channel {
         }
     }
 
+    #[inline]
     fn count_message(&mut self) {
         self.totals.messages_in += 1;
         self.settings.counters.messages_in.add(1);

@@ -132,11 +132,13 @@ impl ChannelTable {
         }
     }
 
+    #[inline]
     fn index(&self, id: ChannelId) -> Option<usize> {
         let index = id.slot().checked_sub(self.start)?;
         (index < self.size).then_some(index as usize)
     }
 
+    #[inline]
     fn row_mut(&mut self, id: ChannelId) -> Option<&mut Row> {
         let index = self.index(id)?;
         self.rows.get_mut(index)?.as_mut().filter(|row| row.channel.id() == id)

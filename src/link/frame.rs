@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::error::CloseReason;
 
 use super::LinkError;
@@ -150,6 +152,13 @@ pub(super) fn control(kind: Kind, payload: &[u8]) -> ControlFrame {
     bytes[..HEADER_LEN].copy_from_slice(&header);
     bytes[HEADER_LEN..len].copy_from_slice(payload);
     ControlFrame::Short { bytes, len }
+}
+
+/// A message as one frame, the same for every peer that takes frames of its length; `None` when no frame is as long.
+pub(crate) fn whole_frame(message: &[u8]) -> Option<Bytes> {
+    let len = u32::try_from(message.len()).ok().filter(|len| *len <= MAX_PAYLOAD)?;
+    let header = Header { kind: Kind::Data, more: false, len }.encode();
+    Some([&header, message].concat().into())
 }
 
 /// The bytes of all frames of a message.

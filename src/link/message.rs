@@ -349,6 +349,10 @@ impl MessageLink {
         self.max_message
     }
 
+    pub(super) fn takes_frame_of(&self, len: usize) -> bool {
+        len <= self.peer_max_frame as usize
+    }
+
     #[inline]
     pub(super) fn framed_len(&self, len: usize) -> usize {
         frame::framed_len(len, self.peer_max_frame)

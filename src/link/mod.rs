@@ -28,7 +28,7 @@ mod secure;
 mod tests;
 mod text;
 
-pub(crate) use frame::{ControlFrame, Frames};
+pub(crate) use frame::{ControlFrame, Frames, whole_frame};
 pub use heartbeat::Rtt;
 pub(crate) use identity::LocalNode;
 pub use identity::{NodeId, ParseNodeIdError, PeerInfo};
@@ -261,6 +261,14 @@ impl Link {
         match self {
             Self::Message(link) => link.max_message(),
             Self::Stream => usize::MAX,
+        }
+    }
+
+    /// True when the peer takes a message of `len` bytes in one frame: [`whole_frame`].
+    pub(crate) fn takes_frame_of(&self, len: usize) -> bool {
+        match self {
+            Self::Message(link) => link.takes_frame_of(len),
+            Self::Stream => false,
         }
     }
 

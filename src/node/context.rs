@@ -37,6 +37,7 @@ impl<'a> Context<'a> {
     }
 
     /// The time at which this turn of the loop began to call back.
+    #[inline]
     pub fn now(&self) -> Mono {
         self.core.now
     }
@@ -65,6 +66,7 @@ impl<'a> Context<'a> {
     /// # Errors
     ///
     /// Nothing of it was kept: see [`SendError`].
+    #[inline]
     pub fn send(&mut self, channel: ChannelId, bytes: &[u8]) -> Result<(), SendError> {
         match self.core.touch(channel) {
             Some((found, pool)) => found.send(bytes, pool),
@@ -77,6 +79,7 @@ impl<'a> Context<'a> {
     /// # Errors
     ///
     /// Nothing of it was kept: see [`SendError`].
+    #[inline]
     pub fn send_bytes(&mut self, channel: ChannelId, bytes: Bytes) -> Result<(), SendError> {
         match self.core.touch(channel) {
             Some((found, pool)) => found.send_bytes(bytes, pool),
@@ -135,11 +138,13 @@ impl<'a> Context<'a> {
     }
 
     /// Bytes that wait in the channel's outbox; 0 for one that is not of this loop.
+    #[inline]
     pub fn queued(&self, channel: ChannelId) -> usize {
         self.core.channels.get(channel).map_or(0, Channel::queued)
     }
 
     /// True when `outbox_high` bytes or more wait: whoever feeds this channel from another should pause that one.
+    #[inline]
     pub fn is_backed_up(&self, channel: ChannelId) -> bool {
         self.core.channels.get(channel).is_some_and(Channel::is_backed_up)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::addr::{Address, Endpoint};
-use crate::channel::{Channel, ChannelTable, ChunkPool, Settings};
+use crate::channel::{Channel, ChannelTable, ChunkPool, Common, Settings};
 use crate::clock::Mono;
 use crate::driver::{Accepted, ListenerId, Submission};
 use crate::error::{CloseReason, ClosedBy, DialError, SendError};
@@ -64,9 +64,8 @@ pub(crate) struct Core {
     pub(crate) channels: ChannelTable,
     pub(crate) pool: ChunkPool,
     pub(crate) timers: Timers<TimerKey>,
-    /// By slot of this loop, as far as slots were used: the timer that stands for the channel's deadline, and when it
-    /// is due.
-    armed: Vec<Option<(Mono, TimerId)>>,
+    /// By slot of this loop, as far as slots were used: the timer that stands for the channel's deadline.
+    armed: Vec<Option<TimerId>>,
     pub(crate) handle: Handle,
     pub(crate) settings: Rc<Settings>,
     /// For the driver, beside what the channels themselves want.
@@ -283,7 +282,7 @@ impl Core {
     pub(crate) fn remove(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.remove(id) else { return };
         debug_assert!(channel.is_finished());
-        if let Some((_, timer)) = self.disarm(id) {
+        if let Some(timer) = self.disarm(id) {
             self.timers.cancel(timer);
         }
         self.port().slots.free(id);
@@ -402,12 +401,12 @@ impl Core {
     }
 
     pub(crate) fn broadcast(&mut self, bytes: &Bytes) -> usize {
-        let mut taken = 0;
+        let (mut taken, common) = (0, Common::new(bytes, self.settings.mode));
         for id in self.channels.ids() {
             let Some(channel) = self.channels.get_mut(id).filter(|channel| channel.is_open()) else {
                 continue;
             };
-            match channel.send_bytes(bytes.clone(), &mut self.pool) {
+            match channel.send_common(&common, &mut self.pool) {
                 Ok(()) => {
                     taken += 1;
                     self.channels.mark_dirty(id);
@@ -426,9 +425,9 @@ impl Core {
         let Some(channel) = self.channels.get(id) else { return };
         let deadline = channel.deadline();
         match (deadline, self.armed.get(self.slot_index(id)).copied().flatten()) {
-            (Some(deadline), Some((at, _))) if at <= deadline => return,
+            (Some(deadline), Some(timer)) if timer.deadline() <= deadline => return,
             (None, None) => return,
-            (_, Some((_, timer))) => {
+            (_, Some(timer)) => {
                 self.timers.cancel(timer);
             }
             (Some(_), None) => {}
@@ -437,11 +436,11 @@ impl Core {
         if index >= self.armed.len() {
             self.armed.resize(index + 1, None);
         }
-        self.armed[index] = deadline.map(|at| (at, self.timers.insert(at, TimerKey::Channel(id))));
+        self.armed[index] = deadline.map(|at| self.timers.insert(at, TimerKey::Channel(id)));
     }
 
     /// The channel's timer, which is due or of no use any more.
-    pub(crate) fn disarm(&mut self, id: ChannelId) -> Option<(Mono, TimerId)> {
+    pub(crate) fn disarm(&mut self, id: ChannelId) -> Option<TimerId> {
         let index = self.slot_index(id);
         self.armed.get_mut(index)?.take()
     }

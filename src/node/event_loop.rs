@@ -299,10 +299,10 @@ impl<H: Handler> Turn<'_, H> {
     fn deliver(&mut self, id: ChannelId, mut bytes: &[u8]) {
         let now = self.core.now;
         self.core.channels.mark_dirty(id);
-        self.deliver_messages(id, &mut bytes);
-        while let Some(channel) = self.core.channels.get_mut(id)
-            && let Some(event) = channel.next_event(&mut bytes, now)
-        {
+        loop {
+            self.deliver_messages(id, &mut bytes);
+            let Some(channel) = self.core.channels.get_mut(id) else { return };
+            let Some(event) = channel.next_event(&mut bytes, now) else { break };
             self.tell(id, event);
         }
         if let Some(channel) = self.core.channels.get_mut(id) {

@@ -16,6 +16,12 @@ pub struct TimerId {
     sequence: u64,
 }
 
+impl TimerId {
+    pub(crate) fn deadline(self) -> Mono {
+        self.deadline
+    }
+}
+
 /// Timers with what they are for, a `K`.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {

@@ -72,6 +72,23 @@ fn the_hello_is_read_before_the_program_hears_of_the_channel_even_if_it_pauses()
 }
 
 #[test]
+fn what_many_channels_get_is_one_message_whatever_its_length() {
+    for len in [0, 1, 2048, 2049, 16 << 10] {
+        let (mut rig, mut far) = open(|_| ());
+        let message = Bytes::from(vec![7; len]);
+        rig.channel.send_common(&Common::new(&message, Mode::Message), &mut rig.pool).unwrap();
+        rig.turn().sent();
+        let heard = far_events(&mut rig, &mut far);
+        assert!(
+            matches!(&heard[..], [LinkEvent::Message(got)] if *got == &message[..])
+                || matches!(&heard[..], [LinkEvent::Assembled(got)] if got == &message[..]),
+            "{len}"
+        );
+        assert_eq!(rig.channel.messages_out(), 1);
+    }
+}
+
+#[test]
 fn messages_go_both_ways_and_are_counted() {
     let (mut rig, mut far) = open(|_| ());
     let large = vec![7; 10_000];
