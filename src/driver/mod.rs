@@ -167,6 +167,26 @@ pub(crate) enum Completion<'a> {
     Woken,
 }
 
+impl Completion<'_> {
+    /// True for what peers and other threads bring about, false for what ends because this node asked for it.
+    pub(crate) fn is_from_outside(&self) -> bool {
+        match self {
+            Self::Accepted { .. }
+            | Self::Dialed { .. }
+            | Self::Received { .. }
+            | Self::PeerEof { .. }
+            | Self::ReceiveFailed { .. }
+            | Self::Woken => true,
+            Self::DialFailed { .. }
+            | Self::Sent { .. }
+            | Self::Closed { .. }
+            | Self::AcceptPaused { .. }
+            | Self::AcceptResumed { .. }
+            | Self::ListenFailed { .. } => false,
+        }
+    }
+}
+
 /// How long a turn may wait for something to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {

@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::channel::{self, Event};
-use crate::clock::Mono;
 use crate::driver::{Completion, Driver, ListenerId, Wait};
 use crate::error::{CloseReason, CloseReport, ClosedBy, DriverError, Errno, NodeError};
 use crate::id::ChannelId;
@@ -14,6 +13,7 @@ use crate::node::context::Context;
 use crate::node::core::{AcceptChange, Core, TimerKey};
 use crate::node::handler::Handler;
 use crate::node::info::ChannelInfo;
+use crate::node::spin::Spin;
 
 /// How long the handler may be busy with completions before timers, commands and sends have their turn: a loop whose
 /// handler is slow must still show its peers that it lives.
@@ -27,7 +27,7 @@ const CUT_GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Pace {
     /// Most completions of one turn.
     pub(crate) completion_budget: u32,
-    /// How long the loop looks again and again, without sleeping, after something happened.
+    /// How long the loop looks again and again, without sleeping, after something came: see [`Spin`].
     pub(crate) busy_poll: Duration,
     /// How many listeners there are.
     pub(crate) listeners: u32,
@@ -41,14 +41,13 @@ pub(crate) struct EventLoop<D, H> {
     pace: Pace,
     /// True when the last reaping used up its budget.
     reap_again: bool,
-    /// When something last happened.
-    busy_at: Mono,
+    spin: Spin,
 }
 
 impl<D: Driver, H: Handler> EventLoop<D, H> {
     pub(crate) fn new(driver: D, handler: H, core: Core, pace: Pace) -> Self {
-        let busy_at = core.now;
-        Self { driver, handler, core, pace, reap_again: false, busy_at }
+        let spin = Spin::new(pace.busy_poll, core.now);
+        Self { driver, handler, core, pace, reap_again: false, spin }
     }
 
     /// Turns until the node is shut down, or the kernel fails.
@@ -89,7 +88,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
                 self.reap_again = false;
                 return;
             };
-            self.busy_at = self.core.now;
+            if completion.is_from_outside() {
+                self.spin.something_came(self.core.now);
+            }
             Turn { core: &mut self.core, handler: &mut self.handler }.complete(completion);
             if self.driver.now() - self.core.now > REAP_TIME {
                 return;
@@ -100,7 +101,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     /// The commands of other threads.
     fn obey(&mut self) {
         if self.core.obey() {
-            self.busy_at = self.core.now;
+            self.spin.something_came(self.core.now);
         }
     }
 
@@ -192,10 +193,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     /// How long the driver may wait. After an announced sleep the mailbox wakes it.
     fn wait(&mut self) -> Wait {
-        let spin = self.core.now - self.busy_at < self.pace.busy_poll;
         if self.reap_again
             || self.core.channels.has_dirty()
-            || spin
+            || self.spin.goes_on(self.core.now)
             || !self.core.port().mailbox.prepare_to_sleep()
         {
             return Wait::Not;
