@@ -147,9 +147,9 @@ pub struct RingOptions {
     pub submission_entries: u32,
     /// Entries of the completion queue; a power of two, at least twice the submission queue's. Default 16,384.
     pub completion_entries: u32,
-    /// Receive buffers of a loop; a power of two, at most 32,768. Default 512.
+    /// Receive buffers of a loop; a power of two, at most 32,768. Default 256.
     pub receive_buffers: u16,
-    /// Bytes of each receive buffer. Default 16 KiB.
+    /// Bytes of each receive buffer. Default 64 KiB.
     pub receive_buffer_size: u32,
     /// Completions handled in one turn before the loop sends and looks at commands and timers. Default 1024.
     pub completion_budget: u32,
@@ -162,8 +162,8 @@ impl Default for RingOptions {
         Self {
             submission_entries: 2048,
             completion_entries: 16_384,
-            receive_buffers: 512,
-            receive_buffer_size: 16 << 10,
+            receive_buffers: 256,
+            receive_buffer_size: 64 << 10,
             completion_budget: 1024,
             send_size: 256 << 10,
         }

@@ -127,7 +127,7 @@ pub(crate) struct LoopFlags {
     /// Look for work this long before sleeping; costs processor time, saves microseconds.
     #[arg(long, value_name = "DURATION", default_value = "0us", value_parser = parse_duration)]
     pub(crate) busy_poll: Duration,
-    /// Receive buffers of each loop, and the size of each [default: 512x16KiB].
+    /// Receive buffers of each loop, and the size of each [default: 256x64KiB].
     #[arg(long, value_name = "COUNTxSIZE")]
     receive_buffers: Option<Buffers>,
 }
