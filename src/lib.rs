@@ -61,6 +61,15 @@ pub mod doctor {
     pub use crate::driver::examine::{Ability, Need, Report, examine};
 }
 
+/// What `benches/` measures of the inside.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod bench_support {
+    pub use crate::channel::bench_support::{Sends, Table};
+    pub use crate::link::bench_support::Pair;
+    pub use crate::node::bench_support::{Answer, BusyLoop};
+}
+
 pub use addr::{Address, DEFAULT_PORT, Endpoint, ParseAddressError};
 pub use clock::Mono;
 pub use config::{DriverKind, Limits, Mode, RingOptions, SocketOptions};
@@ -69,9 +78,6 @@ pub use error::{
     SendError, StartError,
 };
 pub use id::{ChannelId, ParseChannelIdError};
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub use link::bench_support;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use link::fuzz;

@@ -17,6 +17,8 @@ use crate::id::ChannelId;
 use crate::link::Link;
 use crate::stats::Counters;
 
+#[cfg(feature = "internals")]
+pub(crate) mod bench_support;
 pub(crate) mod chunks;
 mod commands;
 mod dial;

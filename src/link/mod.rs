@@ -13,7 +13,7 @@ use crate::error::CloseReason;
 
 mod assembly;
 #[cfg(feature = "internals")]
-pub mod bench_support;
+pub(crate) mod bench_support;
 mod frame;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(test, expect(unreachable_pub, reason = "public for the fuzz targets alone"))]

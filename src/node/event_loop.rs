@@ -65,7 +65,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     }
 
     /// One turn: what happened, what others ask, what is due, what to send; then one system call.
-    fn turn(&mut self) -> Result<ControlFlow<()>, DriverError> {
+    pub(crate) fn turn(&mut self) -> Result<ControlFlow<()>, DriverError> {
         self.core.now = self.driver.now();
         self.reap();
         self.obey();

@@ -12,6 +12,8 @@ use crate::addr::Endpoint;
 use crate::error::NodeError;
 
 pub(crate) mod admission;
+#[cfg(feature = "internals")]
+pub(crate) mod bench_support;
 pub(crate) mod builder;
 pub(crate) mod command;
 pub(crate) mod context;

@@ -224,7 +224,7 @@ fn take_orders(
     }
 }
 
-fn event_loop<D: Driver, H: Handler>(
+pub(crate) fn event_loop<D: Driver, H: Handler>(
     index: usize,
     driver: D,
     handler: H,

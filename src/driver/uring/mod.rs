@@ -25,6 +25,8 @@ mod completions;
 mod host;
 mod in_flight;
 mod kernel;
+#[cfg(feature = "internals")]
+pub(crate) mod null;
 pub(crate) mod probe;
 mod recv_buffers;
 mod setup;
@@ -96,7 +98,11 @@ impl UringDriver<HostKernel> {
 }
 
 impl<K: Kernel> UringDriver<K> {
-    fn on(mut kernel: K, settings: Settings, counters: Arc<Counters>) -> Result<Self, DriverError> {
+    pub(crate) fn on(
+        mut kernel: K,
+        settings: Settings,
+        counters: Arc<Counters>,
+    ) -> Result<Self, DriverError> {
         let RingOptions { receive_buffers, receive_buffer_size, .. } = settings.ring;
         let buffers = RecvBuffers::register(&mut kernel, receive_buffers, receive_buffer_size)
             .map_err(refusal::unavailable)?;

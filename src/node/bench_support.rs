@@ -1,0 +1,113 @@
+//! What `benches/turn.rs` measures: the loop of a node on a kernel that costs nothing, with peers that send all the time.
+
+use std::sync::Arc;
+
+use crate::addr::Endpoint;
+use crate::channel::Slots;
+use crate::clock::Mono;
+use crate::config::{Config, Mode};
+use crate::driver::uring::UringDriver;
+use crate::driver::uring::null::{NullKernel, Tape};
+use crate::driver::{Driver, ListenerId, Settings};
+use crate::id::ChannelId;
+use crate::link::{Link, LocalNode, NodeId, whole_frame};
+use crate::node::context::Context;
+use crate::node::event_loop::EventLoop;
+use crate::node::handle::Handle;
+use crate::node::handler::Handler;
+use crate::node::mailbox::Mailbox;
+use crate::node::shared::{LoopWaker, Port, Shared};
+use crate::node::start::event_loop;
+use crate::stats::Counters;
+
+/// What the handler does with what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing.
+    Nothing,
+    /// Sends it back.
+    Echo,
+}
+
+#[derive(Debug)]
+struct Program(Answer);
+
+impl Handler for Program {
+    fn on_data(&mut self, cx: &mut Context<'_>, channel: ChannelId, data: &[u8]) {
+        if self.0 == Answer::Echo {
+            cx.send(channel, data).expect("what was sent before is gone");
+        }
+    }
+
+    fn on_message(&mut self, cx: &mut Context<'_>, channel: ChannelId, message: &[u8]) {
+        self.on_data(cx, channel, message);
+    }
+}
+
+/// A loop whose peers send a buffer full in every turn.
+#[derive(Debug)]
+pub struct BusyLoop {
+    event_loop: EventLoop<UringDriver<NullKernel>, Program>,
+    counters: Arc<Counters>,
+}
+
+impl BusyLoop {
+    /// So many channels on which bytes come as they are, `piece` of them in a turn.
+    pub fn stream(channels: u32, piece: usize, answer: Answer) -> Self {
+        Self::new(Mode::Stream, channels, Tape { head: Vec::new(), body: vec![0x5A; piece] }, answer)
+    }
+
+    /// One link on which messages of `len` bytes come, `count` of them again and again.
+    ///
+    /// # Panics
+    ///
+    /// When no frame is as long.
+    pub fn messages(len: usize, count: usize, answer: Answer) -> Self {
+        let mut peer = Link::message(Arc::new(node(2, &Config::default())), Mono::from_nanos(1));
+        let head = peer.next_output().expect("the hello").to_vec();
+        let frame = whole_frame(&vec![0x5A; len]).expect("a frame may be as long");
+        Self::new(Mode::Message, 1, Tape { head, body: frame.repeat(count) }, answer)
+    }
+
+    fn new(mode: Mode, channels: u32, tape: Tape, answer: Answer) -> Self {
+        let config = Config { mode, channels, ..Config::default() };
+        let counters = Arc::<Counters>::default();
+        let settings = Settings { first_slot: 0, ring: config.ring.clone(), socket: config.socket.clone() };
+        let kernel = NullKernel::new(channels as usize, tape);
+        let mut driver = UringDriver::on(kernel, settings, Arc::clone(&counters)).expect("nothing fails");
+        let at = Endpoint::Tcp(([127, 0, 0, 1], 1).into());
+        driver.listen(ListenerId(0), &at, false).expect("nothing fails");
+        let port = Port {
+            slots: Slots::new(0, channels),
+            mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
+            counters: Arc::clone(&counters),
+            thread: std::thread::current().id(),
+        };
+        let local = (mode == Mode::Message).then(|| node(1, &config));
+        let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.clone(), local, false)));
+        let event_loop = event_loop(0, driver, Program(answer), handle, &config, Arc::clone(&counters), 0);
+        Self { event_loop, counters }
+    }
+
+    /// A turn. Returns the bytes and messages received so far.
+    ///
+    /// # Panics
+    ///
+    /// When the loop ends, which nobody asked it to.
+    pub fn turn(&mut self) -> (u64, u64) {
+        let flow = self.event_loop.turn().expect("nothing fails");
+        assert!(flow.is_continue(), "nobody shuts it down");
+        (self.counters.bytes_in.get(), self.counters.messages_in.get())
+    }
+}
+
+fn node(n: u8, config: &Config) -> LocalNode {
+    LocalNode {
+        node_id: NodeId::from_bytes([n; 32]),
+        instance_id: [n; 16],
+        network: LocalNode::network_of(""),
+        agent: String::new(),
+        listen: Vec::new(),
+        limits: config.limits.clone(),
+    }
+}
