@@ -133,6 +133,11 @@ pub(crate) fn endpoint(address: &SockAddr) -> io::Result<Endpoint> {
     Ok(Endpoint::Tcp(SocketAddr::new(ip.ip().to_canonical(), ip.port())))
 }
 
+/// Whether there is a congestion control of this name that this process may use.
+pub(crate) fn try_congestion(name: &str) -> io::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
