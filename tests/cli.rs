@@ -177,6 +177,11 @@ fn a_usage_error_is_exit_2_and_names_what_is_wrong() {
         (&["run", "--listen", "none"], "--listen"),
         (&["run", "--listen", "none", "--listen", ":1", "--dial", "a"], "--listen"),
         (&["run", "--loops", "4", "--channels", "0:3"], "--channels"),
+        (&["run", "--listen", "127.0.0.1:0", "--outbox-low", "5M"], "--outbox-low"),
+        (&["run", "--listen", "127.0.0.1:0", "--congestion", "none-such"], "--congestion"),
+        (&["run", "--listen", "127.0.0.1:0", "--pin", "9999"], "--pin"),
+        (&["run", "--listen", "127.0.0.1:0", "--pin", "1000"], "--pin"),
+        (&["run", "--mode", "stream", "--network", "a"], "--network"),
         (&["demo", "--seconds", "x"], "--seconds"),
     ] {
         let output = output(args);
