@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 /// A setting is named as its flag is.
 fn text(error: &anyhow::Error) -> String {
     match error.downcast_ref() {
-        Some(StartError::Config(ConfigError { setting, why })) => {
+        Some(StartError::Config(ConfigError { setting, why, .. })) => {
             format!("invalid value for '--{}': {why}", setting.replace('_', "-"))
         }
         _ => format!("{error:#}"),
