@@ -11,9 +11,13 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// On the driver of `RINGLINK_TEST_DRIVER`, if that names one.
 fn ringlink(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringlink"));
     command.args(args).env_remove("RUST_LOG");
+    if let (Some(&("run" | "demo")), Ok(driver)) = (args.first(), std::env::var("RINGLINK_TEST_DRIVER")) {
+        command.args(["--driver", &driver]);
+    }
     command
 }
 
