@@ -38,7 +38,8 @@ fn create(mut file: File, path: &Path) -> io::Result<NodeId> {
 
 fn load(path: &Path) -> io::Result<NodeId> {
     let unreadable = |error: io::Error| named(path, error.kind(), &format!("cannot be read: {error}"));
-    let file = File::open(path).map_err(unreadable)?;
+    // Without blocking: a pipe that nobody writes to would keep the node from starting.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
     // Of the open file, not of the path, which may name another one by now.
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
