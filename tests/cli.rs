@@ -440,6 +440,13 @@ fn lines_go_both_ways_between_two_pipes_and_again_after_one_was_killed() {
         say(&mut dialer, &format!("{round} from the dialer"));
         assert_eq!(listener.line(), format!("{round} from the dialer"));
         drop(listener); // SIGKILL
+        // The kernel takes a ring apart after its process, and only then lets go of the listener.
+        let at = address.clone();
+        within("the port to be free", move || {
+            while TcpListener::bind(&at).is_err() {
+                thread::yield_now();
+            }
+        });
     }
     dialer.signal("TERM");
     dialer.ends_well();
