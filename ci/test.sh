@@ -15,7 +15,7 @@ stage() {
 
 stage install ci/install.sh
 stage test cargo test --locked
-stage tokio-uring env RINGLINK_TEST_DRIVER=tokio-uring cargo test --locked --test message
+stage tokio-uring env RINGLINK_TEST_DRIVER=tokio-uring cargo test --locked --test message --test cli --test many
 stage mixed env RINGLINK_TEST_DRIVER=mixed cargo test --locked --test message
 stage format cargo fmt --all --check
 stage clippy cargo clippy --all-targets --locked -- -D warnings

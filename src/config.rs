@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::addr::Address;
 use crate::error::ConfigError;
 
+/// Bytes of the longest agent string there may be.
+pub(crate) const MAX_AGENT: usize = 64;
+
 /// What travels on a node's channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -248,6 +251,9 @@ impl Config {
         check(self.first_slot.checked_add(self.channels).is_some(), "channels", || {
             format!("{} channels from {} on pass the largest id, 4294967295", self.channels, self.first_slot)
         })?;
+        check(self.agent.len() <= MAX_AGENT, "agent", || {
+            format!("{} bytes; there can be {MAX_AGENT}", self.agent.len())
+        })?;
         let built_in = self.driver != DriverKind::TokioUring || cfg!(feature = "tokio-uring");
         check(built_in, "driver", || "this build has no tokio-uring; build it with that feature".into())?;
         check(self.pin.is_empty() || self.pin.len() == self.loops, "pin", || {
@@ -366,6 +372,7 @@ mod tests {
         refused("channels", |c| c.channels = 0);
         refused("channels", |c| c.first_slot = u32::MAX);
         refused("pin", |c| c.pin = vec![0, 1]);
+        refused("agent", |c| c.agent = "é".repeat(33));
         refused("outbox_low", |c| c.limits.outbox_low = c.limits.outbox_high);
         refused("outbox_high", |c| c.limits.outbox_high = c.limits.outbox_max + 1);
         refused("dial_timeout", |c| c.limits.dial_timeout = Duration::ZERO);

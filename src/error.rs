@@ -266,6 +266,7 @@ pub enum CommandError {
 /// A setting that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {why}")]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The setting's name.
     pub setting: &'static str,

@@ -11,9 +11,13 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// On the driver of `RINGLINK_TEST_DRIVER`, if that names one.
 fn ringlink(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringlink"));
     command.args(args).env_remove("RUST_LOG");
+    if let (Some(&("run" | "demo")), Ok(driver)) = (args.first(), std::env::var("RINGLINK_TEST_DRIVER")) {
+        command.args(["--driver", &driver]);
+    }
     command
 }
 
@@ -177,6 +181,11 @@ fn a_usage_error_is_exit_2_and_names_what_is_wrong() {
         (&["run", "--listen", "none"], "--listen"),
         (&["run", "--listen", "none", "--listen", ":1", "--dial", "a"], "--listen"),
         (&["run", "--loops", "4", "--channels", "0:3"], "--channels"),
+        (&["run", "--listen", "127.0.0.1:0", "--outbox-low", "5M"], "--outbox-low"),
+        (&["run", "--listen", "127.0.0.1:0", "--congestion", "none-such"], "--congestion"),
+        (&["run", "--listen", "127.0.0.1:0", "--pin", "9999"], "--pin"),
+        (&["run", "--listen", "127.0.0.1:0", "--pin", "1000"], "--pin"),
+        (&["run", "--mode", "stream", "--network", "a"], "--network"),
         (&["demo", "--seconds", "x"], "--seconds"),
     ] {
         let output = output(args);
@@ -431,6 +440,13 @@ fn lines_go_both_ways_between_two_pipes_and_again_after_one_was_killed() {
         say(&mut dialer, &format!("{round} from the dialer"));
         assert_eq!(listener.line(), format!("{round} from the dialer"));
         drop(listener); // SIGKILL
+        // The kernel takes a ring apart after its process, and only then lets go of the listener.
+        let at = address.clone();
+        within("the port to be free", move || {
+            while TcpListener::bind(&at).is_err() {
+                thread::yield_now();
+            }
+        });
     }
     dialer.signal("TERM");
     dialer.ends_well();

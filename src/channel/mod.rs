@@ -167,7 +167,6 @@ pub(crate) struct Channel {
     /// The first reason to end.
     ending: Option<Box<Ending>>,
     began_at: Mono,
-    opened_at: Mono,
     /// When something was last sent or received.
     moved_at: Mono,
     /// When the send that is out was submitted.
@@ -235,7 +234,6 @@ impl Channel {
             dial: None,
             ending: None,
             began_at: now,
-            opened_at: now,
             moved_at: now,
             sent_at: now,
             until: None,
@@ -281,11 +279,6 @@ impl Channel {
 
     pub(crate) fn began_at(&self) -> Mono {
         self.began_at
-    }
-
-    #[expect(dead_code, reason = "for whoever asks how long a link was stable before it dials again")]
-    pub(crate) fn opened_at(&self) -> Option<Mono> {
-        self.facts.opened.then_some(self.opened_at)
     }
 
     /// When something was last sent or received.

@@ -16,7 +16,7 @@ impl Channel {
         if !input.is_empty() {
             self.moved_at = now;
         }
-        if let Some(event) = self.next_opening(now) {
+        if let Some(event) = self.next_opening() {
             return Some(event);
         }
         if std::mem::take(&mut self.facts.drained) {
@@ -93,14 +93,14 @@ impl Channel {
     }
 
     /// What comes between the hellos and the program's first message.
-    fn next_opening(&mut self, now: Mono) -> Option<Event<'static>> {
+    fn next_opening(&mut self) -> Option<Event<'static>> {
         if self.phase == Phase::Opening && self.link.is_established() {
             if !std::mem::replace(&mut self.facts.announced, true) {
                 self.facts.is_peer = true;
                 return Some(Event::Established);
             }
             if self.facts.admitted {
-                return Some(self.open(now));
+                return Some(self.open());
             }
         }
         if self.early.is_some() && self.may_deliver() {
@@ -112,14 +112,14 @@ impl Channel {
 
     /// The first message on a link that is not admitted: the peer uses it, so the program has to hear of it. On a
     /// retired link, too: a message is not lost because two links met.
-    fn open_for(&mut self, message: Vec<u8>, now: Mono) -> Option<Event<'static>> {
+    fn open_for(&mut self, message: Vec<u8>) -> Option<Event<'static>> {
         if self.phase != Phase::Opening && !self.is_retired() {
             // It broke before it opened: whoever has not heard of a channel cannot be given its data.
             self.link.give_back(message);
             return None;
         }
         self.early = Some(Box::new(message));
-        Some(self.open(now))
+        Some(self.open())
     }
 
     /// True while a channel that is ending still delivers.
@@ -127,13 +127,12 @@ impl Channel {
         matches!(self.phase, Phase::Flushing | Phase::Lingering) && !self.facts.discarding
     }
 
-    fn open(&mut self, now: Mono) -> Event<'static> {
+    fn open(&mut self) -> Event<'static> {
         if self.phase == Phase::Opening {
             self.enter(Phase::Open);
         }
         self.pauses.remove(PauseReasons::UNOPENED);
         self.facts.opened = true;
-        self.opened_at = now;
         self.settings.counters.opened.add(1);
         Event::Opened
     }
@@ -164,7 +163,7 @@ impl Channel {
                     return None;
                 }
                 Ok(Some(LinkEvent::Established)) => {
-                    if let Some(event) = self.next_opening(now) {
+                    if let Some(event) = self.next_opening() {
                         return Some(event);
                     }
                 }
@@ -172,12 +171,12 @@ impl Channel {
                     self.handle_gone_away(reason, code, retry_after, text);
                 }
                 Ok(Some(LinkEvent::Assembled(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message, now) {
+                    if let Some(event) = self.open_for(message) {
                         return Some(event);
                     }
                 }
                 Ok(Some(LinkEvent::Message(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message.to_vec(), now) {
+                    if let Some(event) = self.open_for(message.to_vec()) {
                         return Some(event);
                     }
                 }

@@ -43,6 +43,7 @@ pub(crate) mod tokio_uring;
 pub(crate) mod uring;
 
 pub(crate) use batch::Batch;
+pub(crate) use sockets::try_congestion;
 
 /// What a driver is made with.
 #[derive(Clone, Debug)]

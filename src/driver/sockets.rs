@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -109,7 +110,13 @@ fn set_buffer_sizes(socket: &Socket, options: &SocketOptions) -> io::Result<()> 
 
 /// Removes the path of a Unix socket nobody listens on any more, as a killed node leaves it.
 fn remove_dead_socket(path: &Path, address: &SockAddr) -> io::Result<()> {
+    // Connecting to a file that is no socket is refused as well, and such a file is somebody's.
+    if !std::fs::symlink_metadata(path).is_ok_and(|at| at.file_type().is_socket()) {
+        return Ok(());
+    }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A listener that accepts nothing would have us wait.
+    probe.set_nonblocking(true)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Ok(()) | Err(_) => Ok(()),
@@ -124,4 +131,42 @@ pub(crate) fn endpoint(address: &SockAddr) -> io::Result<Endpoint> {
         address.as_socket().ok_or_else(|| io::Error::other("neither TCP nor a Unix socket"))?;
     // A peer of IPv4 on a listener of both is that, not the IPv6 address that stands for it.
     Ok(Endpoint::Tcp(SocketAddr::new(ip.ip().to_canonical(), ip.port())))
+}
+
+/// Whether there is a congestion control of this name that this process may use.
+pub(crate) fn try_congestion(name: &str) -> io::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn listen_at(path: &Path) -> io::Result<(Socket, Endpoint)> {
+        listener(&Endpoint::Unix(Arc::from(path)), false, &SocketOptions::default())
+    }
+
+    #[test]
+    fn a_dead_socket_gives_way_to_a_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let _listener = listen_at(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_dead_socket_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, live] = ["file", "link", "live"].map(|name| folder.path().join(name));
+        std::fs::write(&file, "precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let _live = UnixListener::bind(&live).unwrap();
+        for path in [&file, &link, &live, &folder.path().to_owned()] {
+            assert_eq!(listen_at(path).unwrap_err().kind(), io::ErrorKind::AddrInUse, "{}", path.display());
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+        UnixStream::connect(&live).unwrap();
+    }
 }

@@ -7,6 +7,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::config::MAX_AGENT;
 use crate::error::CloseReason;
 
 use super::assembly::MAX_FRAMES;
@@ -21,6 +22,9 @@ const VERSIONS: RangeInclusive<u16> = 1..=1;
 const REQUIRED: u64 = 0;
 const OPTIONAL: u64 = 0;
 
+/// What to tell people when a peer begins with something else.
+pub(super) const NO_HELLO: &str = "not a hello; is the peer a ringlink node in message mode?";
+
 /// Without TLVs.
 pub(super) const MIN_LEN: usize = 104;
 pub(super) const MAX_LEN: usize = 1024;
@@ -28,7 +32,6 @@ pub(super) const MAX_LEN: usize = 1024;
 pub(crate) const MIN_MAX_FRAME: u32 = MAX_LEN as u32;
 
 const AGENT: u8 = 1;
-const MAX_AGENT: usize = 64;
 const ADDRESS: u8 = 3;
 const MAX_ADDRESS: usize = 128;
 const MAX_ADDRESSES: usize = 8;
@@ -87,7 +90,7 @@ fn malformed(why: &str) -> LinkError {
 pub(super) fn accept(payload: &[u8], local: &LocalNode) -> Result<PeerInfo, LinkError> {
     let rest = &mut &*payload;
     if take(rest)? != MAGIC {
-        return Err(malformed("not the magic bytes; is the peer a ringlink node in message mode?"));
+        return Err(malformed(NO_HELLO));
     }
     let theirs = u16::from_le_bytes(take(rest)?)..=u16::from_le_bytes(take(rest)?);
     let version = common_version(VERSIONS, &theirs)?;

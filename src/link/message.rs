@@ -215,8 +215,11 @@ impl MessageLink {
 
     /// Keeps the first error, and tells the peer why where it can be told.
     #[cold]
-    fn latch(&mut self, error: LinkError) -> LinkError {
+    fn latch(&mut self, mut error: LinkError) -> LinkError {
         assert!(self.error.is_none(), "the first error stays");
+        if self.peer.is_none() && error.reason == CloseReason::Checksum {
+            error.detail = Some(hello::NO_HELLO.into());
+        }
         self.at_boundary = false;
         self.go_away(error.reason, Duration::ZERO, error.detail.as_deref().unwrap_or_default());
         self.error = Some(error.clone());

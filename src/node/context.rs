@@ -94,6 +94,9 @@ impl<'a> Context<'a> {
     }
 
     /// Closes: sends what is queued first, for at most `close_timeout`. Nothing more is received.
+    ///
+    /// What other threads have sent by a [`Handle`] and the loop has not taken yet comes too late; to close behind it,
+    /// they close by that handle.
     pub fn close(&mut self, channel: ChannelId) {
         self.command(channel, Channel::close, Handle::close);
     }
@@ -103,7 +106,7 @@ impl<'a> Context<'a> {
         self.command(channel, Channel::abort, Handle::abort);
     }
 
-    /// Sends FIN after everything queued: nothing more will be sent. Receiving goes on.
+    /// Sends FIN after everything queued: nothing more will be sent, as after [`Context::close`]. Receiving goes on.
     pub fn shutdown_write(&mut self, channel: ChannelId) {
         self.command(channel, Channel::shutdown_write, Handle::shutdown_write);
     }

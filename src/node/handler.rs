@@ -52,9 +52,9 @@ pub trait Handler: 'static {
         let _ = (cx, channel, message);
     }
 
-    /// The peer will send nothing more, and everything it sent has been given to `on_data`. Sending may go on; when
-    /// this side is through, too, the channel closes by itself. Unless this is overridden, that is now: what is queued
-    /// is sent, then FIN ([`Context::shutdown_write`]).
+    /// The peer will send nothing more, and everything it sent has been given to `on_data` or `on_message`. Sending
+    /// may go on; when this side is through, too, the channel closes by itself. Unless this is overridden, that is now:
+    /// what is queued is sent, then FIN ([`Context::shutdown_write`]).
     fn on_eof(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         cx.shutdown_write(channel);
     }

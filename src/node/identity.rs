@@ -38,9 +38,14 @@ fn create(mut file: File, path: &Path) -> io::Result<NodeId> {
 
 fn load(path: &Path) -> io::Result<NodeId> {
     let unreadable = |error: io::Error| named(path, error.kind(), &format!("cannot be read: {error}"));
-    let file = File::open(path).map_err(unreadable)?;
+    // Without blocking: a pipe that nobody writes to would keep the node from starting.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
     // Of the open file, not of the path, which may name another one by now.
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(named(path, io::ErrorKind::InvalidInput, "is no file; name one"));
+    }
+    let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let why = format!("is open to others (mode {mode:o}); use chmod 600");
         return Err(named(path, io::ErrorKind::PermissionDenied, &why));
@@ -97,6 +102,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(load_or_create(&path).unwrap_err().to_string().contains("remove it"), "{text:?}");
         }
+        assert!(load_or_create(folder.path()).unwrap_err().to_string().contains("is no file"));
         let error = load_or_create(&folder.path().join("no/id")).unwrap_err();
         assert!(error.to_string().contains("cannot be made"), "{error}");
     }

@@ -15,8 +15,8 @@ use crate::config::{Config, DriverKind, Mode};
 #[cfg(feature = "tokio-uring")]
 use crate::driver::tokio_uring::TokioUringDriver;
 use crate::driver::uring::{UringDriver, try_out};
-use crate::driver::{Driver, ListenerId, Settings};
-use crate::error::{DriverError, NodeError, StartError};
+use crate::driver::{Driver, ListenerId, Settings, try_congestion};
+use crate::error::{ConfigError, DriverError, NodeError, StartError};
 use crate::link::{LocalNode, NodeId};
 use crate::node::Node;
 use crate::node::core::Core;
@@ -52,6 +52,14 @@ pub(crate) fn start<H: Handler>(
     config: Config,
     make: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> Result<Node, StartError> {
+    if let Some(name) = &config.socket.congestion {
+        try_congestion(name).map_err(|error| ConfigError {
+            setting: "congestion",
+            why: format!(
+                "'{name}' cannot be used: {error}; see /proc/sys/net/ipv4/tcp_available_congestion_control"
+            ),
+        })?;
+    }
     match config.driver {
         DriverKind::Uring => start_on(UringDriver::new, config, make),
         #[cfg(feature = "tokio-uring")]
@@ -167,9 +175,8 @@ fn recruit<D: Driver + 'static, H: Handler>(
         Settings { first_slot: slots.first(), ring: config.ring.clone(), socket: config.socket.clone() };
     let (loop_config, make, loop_counters) = (Arc::clone(config), Arc::clone(make), Arc::clone(&counters));
     let body = move || {
-        let mut driver = match pin_loop(index, &loop_config)
-            .and_then(|()| make_driver(settings, Arc::clone(&loop_counters)))
-        {
+        let pinned = pin_loop(index, &loop_config).map_err(StartError::from);
+        let mut driver = match pinned.and_then(|()| Ok(make_driver(settings, Arc::clone(&loop_counters))?)) {
             Ok(driver) => driver,
             Err(error) => {
                 drop(to_made.send(Err(error)));
@@ -192,10 +199,11 @@ fn recruit<D: Driver + 'static, H: Handler>(
     Ok((Recruit { orders, listening, running, thread }, port))
 }
 
-fn pin_loop(index: usize, config: &Config) -> Result<(), DriverError> {
-    config.pin.get(index).map_or(Ok(()), |&processor| {
-        pin(processor)
-            .map_err(|error| DriverError::Kernel { doing: "pinning a loop to its processor", error })
+fn pin_loop(index: usize, config: &Config) -> Result<(), ConfigError> {
+    let Some(&processor) = config.pin.get(index) else { return Ok(()) };
+    pin(processor).map_err(|error| ConfigError {
+        setting: "pin",
+        why: format!("processor {processor} cannot be used: {error}"),
     })
 }
 

@@ -190,11 +190,9 @@ impl Handler for Pipe {
         self.write(cx, channel, [name.as_bytes(), message, b"\n"]);
     }
 
-    fn on_eof(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        let mut input = lock(&self.shared.input);
-        if input.ended {
-            cx.close(channel);
-        } else if let Some(open) = input.open.get_mut(&channel) {
+    fn on_eof(&mut self, _: &mut Context<'_>, channel: ChannelId) {
+        // The input's thread says when our side ends, behind what it has sent: a close from here would overtake that.
+        if let Some(open) = lock(&self.shared.input).open.get_mut(&channel) {
             open.peer_ended = true;
         }
     }
@@ -434,41 +432,4 @@ fn wait<'a, T>(changed: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blocks(mode: Mode, limits: &Limits, mut input: &[u8]) -> Vec<Bytes> {
-        let pipe = Pipe::new(limits);
-        std::iter::from_fn(|| pipe.shared.next_block(mode, &mut input).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_line_is_a_message_without_its_end() {
-        let lines = blocks(Mode::Message, &Limits::default(), b"one\n\nthree\r\nlast");
-        assert_eq!(lines, ["one", "", "three\r", "last"]);
-    }
-
-    #[test]
-    fn a_line_that_fits_into_no_outbox_becomes_several_messages() {
-        let limits = Limits { outbox_low: 2, outbox_max: 6, ..Limits::default() };
-        assert_eq!(blocks(Mode::Message, &limits, b"abcdefghi\nj\n"), ["abcd", "efgh", "i", "j"]);
-    }
-
-    #[test]
-    fn a_stream_is_cut_into_blocks_that_find_room() {
-        let input: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
-        let all = blocks(Mode::Stream, &Limits::default(), &input);
-        assert!(all.iter().all(|block| block.len() <= BLOCK));
-        assert_eq!(all.concat(), input);
-        let limits = Limits { outbox_low: 0, outbox_max: 100, ..Limits::default() };
-        assert!(blocks(Mode::Stream, &limits, &input).iter().all(|block| block.len() <= 50));
-    }
-
-    #[test]
-    fn flush_gives_up_when_told_to_hurry() {
-        let pipe = Pipe::new(&Limits::default());
-        lock(&pipe.shared.output).waiting.push(1);
-        pipe.hurry(Duration::ZERO);
-        pipe.flush();
-    }
-}
+mod tests;

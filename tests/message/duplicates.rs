@@ -57,12 +57,12 @@ fn races(loops: usize, rounds: usize) {
 
 #[test]
 fn nodes_that_dial_each_other_at_once_keep_one_link_and_are_never_without() {
-    races(1, 100);
+    races(1, 1000);
 }
 
 #[test]
 fn nodes_of_two_loops_that_dial_each_other_at_once_keep_one_link() {
-    races(2, 50);
+    races(2, 500);
 }
 
 #[test]

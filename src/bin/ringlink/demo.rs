@@ -69,7 +69,8 @@ fn start_node(
 ) -> anyhow::Result<Node> {
     let (enough, report) = (Arc::clone(enough), report.clone());
     let (seconds, mode) = (flags.seconds, flags.mode());
-    let node = Node::builder().mode(mode).listen_on("127.0.0.1:0")?.start(move |_| Talker {
+    let builder = Node::builder().mode(mode).driver(flags.driver()).listen_on("127.0.0.1:0")?;
+    let node = builder.start(move |_| Talker {
         side,
         seconds,
         mode,

@@ -1,5 +1,8 @@
 //! The command line: what can be written (clap's derive), what it means for a node, and which flags contradict each
-//! other. What ranges and buffers are stands in `units.rs`; `run.rs` and `demo.rs` get only what makes sense.
+//! other. The flags that are fields of the library's settings are in `flags/settings.rs`, what ranges and buffers are in
+//! `units.rs`; `run.rs` and `demo.rs` get only what makes sense.
+
+mod settings;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,10 +10,11 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use ringlink::units::{parse_duration, parse_size};
-use ringlink::{Address, DriverKind, Limits, Mode, RingOptions, SocketOptions};
+use ringlink::units::parse_duration;
+use ringlink::{Address, DriverKind, Mode, RingOptions};
 
 use crate::units::{Buffers, Channels, parse_seconds};
+use settings::{LimitFlags, SocketFlags};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +71,9 @@ pub(crate) struct DemoFlags {
     /// What travels between the nodes.
     #[arg(long, value_enum, default_value_t = ModeFlag::Message)]
     mode: ModeFlag,
+    /// What the nodes run on. `auto`: the native driver where it works, else tokio-uring.
+    #[arg(long, value_enum, default_value_t = DriverFlag::Auto)]
+    driver: DriverFlag,
 }
 
 #[derive(Debug, Args)]
@@ -132,97 +139,6 @@ pub(crate) struct LoopFlags {
     receive_buffers: Option<Buffers>,
 }
 
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Limits")]
-pub(crate) struct LimitFlags {
-    /// A channel that was above goes on when so much or less is queued [default: 64KiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    outbox_low: Option<usize>,
-    /// A channel with so much queued is backed up; echo stops reading it [default: 256KiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    outbox_high: Option<usize>,
-    /// The most that may be queued on a channel [default: 4MiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    outbox_max: Option<usize>,
-    /// Give up a dial after this long, for each address of a name [default: 10s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    dial_timeout: Option<Duration>,
-    /// How long a closing channel goes on sending what is queued [default: 5s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    close_timeout: Option<Duration>,
-    /// How long a closing channel then waits for its peer to close too [default: 1s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    linger_timeout: Option<Duration>,
-    /// Close a channel on which nothing moved for so long; 0s: never [default: 1h].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    idle_timeout: Option<Duration>,
-    /// Close a channel whose peer takes nothing for so long; 0s: never [default: 1m].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    write_timeout: Option<Duration>,
-    /// Commands of other threads that may wait for a loop [default: 65536].
-    #[arg(long, value_name = "N")]
-    mailbox_commands: Option<usize>,
-    /// Bytes sent by other threads that may wait for a loop [default: 16MiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    mailbox_bytes: Option<usize>,
-    /// Names that may be looked up at once [default: 64].
-    #[arg(long, value_name = "N")]
-    lookups: Option<usize>,
-    /// The longest frame accepted [default: 1MiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    max_frame: Option<usize>,
-    /// The longest message accepted or sent [default: 16MiB].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    max_message: Option<usize>,
-    /// How long a peer's hello may take [default: 5s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    handshake_timeout: Option<Duration>,
-    /// Pings and the like a peer may send in a second [default: 100].
-    #[arg(long, value_name = "N")]
-    max_control_frames: Option<u32>,
-    /// Ask a peer that was silent for so long whether it lives [default: 5s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    heartbeat: Option<Duration>,
-    /// Take a peer that was silent for so long for dead [default: 15s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    dead_after: Option<Duration>,
-    /// Accepted connections that may be without a hello at once [default: 1024].
-    #[arg(long, value_name = "N")]
-    pending_handshakes: Option<usize>,
-    /// Channels accepted from one IP address; those of this machine do not count [default: 256].
-    #[arg(long, value_name = "N")]
-    channels_per_ip: Option<usize>,
-    /// Dials under way at once [default: 64].
-    #[arg(long, value_name = "N")]
-    dials_in_flight: Option<usize>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Sockets")]
-pub(crate) struct SocketFlags {
-    /// Send small segments at once.
-    #[arg(long, value_enum, value_name = "SWITCH", default_value_t = Switch::On)]
-    nodelay: Switch,
-    /// Probe a silent connection after this long; 0s: never [default: 1m].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    keepalive: Option<Duration>,
-    /// Give up a connection whose data stays unacknowledged so long; 0s: as the kernel does [default: 20s].
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    user_timeout: Option<Duration>,
-    /// The kernel's send buffer of each channel [default: tuned by the kernel].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    send_buffer: Option<usize>,
-    /// The kernel's receive buffer of each channel [default: tuned by the kernel].
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    receive_buffer: Option<usize>,
-    /// Connections that may wait to be accepted [default: 4096].
-    #[arg(long, value_name = "N")]
-    backlog: Option<u32>,
-    /// The congestion control, as in bbr [default: the system's].
-    #[arg(long, value_name = "NAME")]
-    congestion: Option<String>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Service {
     /// Send everything back.
@@ -257,12 +173,6 @@ enum DriverFlag {
     Auto,
     Uring,
     TokioUring,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -329,6 +239,11 @@ impl RunFlags {
                 self.channels
             ));
         }
+        if self.mode == ModeFlag::Stream
+            && let Some(flag) = self.message_flag()
+        {
+            return Err(format!("'{flag}' is about messages: it cannot be used with '--mode stream'"));
+        }
         if self.from && (self.service, self.mode) != (Service::Pipe, ModeFlag::Message) {
             return Err("'--from' needs '--service pipe' and messages: bytes have no sender's id".into());
         }
@@ -341,11 +256,35 @@ impl RunFlags {
         }
         Ok(())
     }
+
+    /// A flag that was given and means nothing in stream mode.
+    fn message_flag(&self) -> Option<&'static str> {
+        let own = [
+            (!self.network.is_empty(), "--network"),
+            (self.id_file.is_some(), "--id-file"),
+            (self.agent.is_some(), "--agent"),
+        ];
+        own.into_iter().chain(self.limits.of_messages()).find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
 }
 
 impl DemoFlags {
     pub(crate) fn mode(&self) -> Mode {
         self.mode.into()
+    }
+
+    pub(crate) fn driver(&self) -> DriverKind {
+        self.driver.into()
+    }
+}
+
+impl From<DriverFlag> for DriverKind {
+    fn from(flag: DriverFlag) -> Self {
+        match flag {
+            DriverFlag::Auto => Self::Auto,
+            DriverFlag::Uring => Self::Uring,
+            DriverFlag::TokioUring => Self::TokioUring,
+        }
     }
 }
 
@@ -360,62 +299,13 @@ impl From<ModeFlag> for Mode {
 
 impl LoopFlags {
     pub(crate) fn driver(&self) -> DriverKind {
-        match self.driver {
-            DriverFlag::Auto => DriverKind::Auto,
-            DriverFlag::Uring => DriverKind::Uring,
-            DriverFlag::TokioUring => DriverKind::TokioUring,
-        }
+        self.driver.into()
     }
 
     pub(crate) fn set_ring(&self, ring: &mut RingOptions) {
         if let Some(Buffers { count, size }) = self.receive_buffers {
             (ring.receive_buffers, ring.receive_buffer_size) = (count, size);
         }
-    }
-}
-
-impl LimitFlags {
-    pub(crate) fn set(&self, limits: &mut Limits) {
-        set(&mut limits.outbox_max, self.outbox_max);
-        // Watermarks that nobody named follow a smaller cap down.
-        limits.outbox_high = self.outbox_high.unwrap_or(limits.outbox_high.min(limits.outbox_max / 4));
-        limits.outbox_low = self.outbox_low.unwrap_or(limits.outbox_low.min(limits.outbox_high / 4));
-        set(&mut limits.dial_timeout, self.dial_timeout);
-        set(&mut limits.close_timeout, self.close_timeout);
-        set(&mut limits.linger_timeout, self.linger_timeout);
-        set(&mut limits.idle_timeout, self.idle_timeout);
-        set(&mut limits.write_timeout, self.write_timeout);
-        set(&mut limits.mailbox_commands, self.mailbox_commands);
-        set(&mut limits.mailbox_bytes, self.mailbox_bytes);
-        set(&mut limits.lookups, self.lookups);
-        set(&mut limits.max_frame, self.max_frame.map(|size| u32::try_from(size).unwrap_or(u32::MAX)));
-        set(&mut limits.max_message, self.max_message);
-        set(&mut limits.handshake_timeout, self.handshake_timeout);
-        set(&mut limits.max_control_frames, self.max_control_frames);
-        set(&mut limits.heartbeat, self.heartbeat);
-        set(&mut limits.dead_after, self.dead_after);
-        set(&mut limits.pending_handshakes, self.pending_handshakes);
-        set(&mut limits.channels_per_ip, self.channels_per_ip);
-        set(&mut limits.dials_in_flight, self.dials_in_flight);
-    }
-}
-
-impl SocketFlags {
-    pub(crate) fn set(&self, socket: &mut SocketOptions) {
-        socket.nodelay = self.nodelay == Switch::On;
-        let unless_zero = |duration: Duration| (!duration.is_zero()).then_some(duration);
-        set(&mut socket.keepalive, self.keepalive.map(unless_zero));
-        set(&mut socket.user_timeout, self.user_timeout.map(unless_zero));
-        socket.send_buffer = self.send_buffer;
-        socket.receive_buffer = self.receive_buffer;
-        set(&mut socket.backlog, self.backlog);
-        socket.congestion.clone_from(&self.congestion);
-    }
-}
-
-fn set<T>(setting: &mut T, flag: Option<T>) {
-    if let Some(value) = flag {
-        *setting = value;
     }
 }
 
@@ -430,6 +320,7 @@ impl FromStr for Listen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringlink::{Limits, SocketOptions};
 
     fn flags(line: &str) -> Result<RunFlags, clap::Error> {
         let words = ["ringlink", "run"].into_iter().chain(line.split_whitespace());
@@ -499,6 +390,9 @@ mod tests {
         refused("--receive-buffers 3x16KiB", "--receive-buffers", "power of two");
         refused("--mode carrier-pigeon", "--mode", "stream");
         refused("--nodelay maybe", "--nodelay", "off");
+        for flag in ["--network a", "--id-file a", "--agent a", "--max-message 2M", "--heartbeat 1s"] {
+            refused(&format!("--mode stream {flag}"), flag.split(' ').next().unwrap(), "--mode stream");
+        }
         refused("--from", "--from", "--service pipe");
         refused("--from --service pipe --mode stream", "--from", "messages");
         refused("--no-such-flag", "--no-such-flag", "unexpected");

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Context as _;
-use ringlink::{DriverError, NodeError, StartError};
+use ringlink::{ConfigError, DriverError, NodeError, StartError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -46,9 +46,19 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::from(FAILED),
         Err(error) => {
             // Nobody may be reading: an error that cannot be told still has its exit code.
-            drop(writeln!(io::stderr(), "ringlink: {error:#}"));
+            drop(writeln!(io::stderr(), "ringlink: {}", text(&error)));
             ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+/// A setting is named as its flag is.
+fn text(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(StartError::Config(ConfigError { setting, why, .. })) => {
+            format!("invalid value for '--{}': {why}", setting.replace('_', "-"))
+        }
+        _ => format!("{error:#}"),
     }
 }
 

@@ -61,6 +61,12 @@ fn before_hello_nothing_else_is_accepted() {
 }
 
 #[test]
+fn who_dials_another_program_is_told_what_it_may_be() {
+    let error = receive(&mut fresh(), b"HTTP/1.0 400 Bad\r\n", START).1.unwrap_err();
+    assert_eq!(error.to_string(), "checksum: not a hello; is the peer a ringlink node in message mode?");
+}
+
+#[test]
 fn a_wrong_hello_is_refused_at_each_field() {
     refused(fresh, &hello_with(0, b"\x89PNG", None), Protocol);
     refused(fresh, &hello_with(8, &[2, 0, 3, 0], None), VersionMismatch);
