@@ -152,7 +152,8 @@ pub struct RingOptions {
     pub completion_entries: u32,
     /// Receive buffers of a loop; a power of two, at most 32,768. Default 256.
     pub receive_buffers: u16,
-    /// Bytes of each receive buffer. Default 64 KiB.
+    /// Bytes of each receive buffer; with the driver tokio-uring, where every channel holds one, at most 16 KiB. Default
+    /// 64 KiB.
     pub receive_buffer_size: u32,
     /// Completions handled in one turn before the loop sends and looks at commands and timers. Default 1024.
     pub completion_budget: u32,

@@ -84,8 +84,8 @@ impl Handler for Echo {
 fn driver() -> (DriverKind, u64) {
     match env::var("RINGLINK_TEST_DRIVER").as_deref() {
         Err(_) | Ok("uring") => (DriverKind::Uring, 1024),
-        // A receive buffer of its own, of 64 KiB, and what its tasks take.
-        Ok("tokio-uring") => (DriverKind::TokioUring, 72 << 10),
+        // A receive buffer of its own, of 16 KiB, and what its tasks take.
+        Ok("tokio-uring") => (DriverKind::TokioUring, 24 << 10),
         Ok(other) => panic!("RINGLINK_TEST_DRIVER={other}: it can be uring or tokio-uring"),
     }
 }

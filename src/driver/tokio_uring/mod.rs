@@ -39,6 +39,8 @@ use tasks::{End, Ends, Listener};
 const DROP_GRACE: Duration = Duration::from_secs(2);
 /// Longest turn. tokio-uring does not tell when a submission failed; it is tried again in the next turn.
 const LONGEST_TURN: Duration = Duration::from_secs(1);
+/// Most bytes of a receive buffer: every channel that is read from holds one.
+const MOST_BUFFER: usize = 16 << 10;
 /// How soon an accept that was armed after a lack of descriptors is looked at again.
 const RECOVERY: Duration = Duration::from_millis(10);
 
@@ -212,7 +214,7 @@ impl TokioUringDriver {
     }
 
     fn receive(&mut self, channel: ChannelId, stream: Rc<TcpStream>) {
-        let size = self.settings.ring.receive_buffer_size as usize;
+        let size = (self.settings.ring.receive_buffer_size as usize).min(MOST_BUFFER);
         let buffer = self.spare_buffers.pop().unwrap_or_else(|| Vec::with_capacity(size));
         self.receiving += 1;
         self.start(async move {
