@@ -34,7 +34,7 @@ pub(crate) struct Tape {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct Taped {
     /// The receive that is armed, by its `user_data`.
     receive: Option<u64>,
     /// Where on the tape it is; `None` before its head.
@@ -44,8 +44,8 @@ struct Connection {
 #[derive(Debug)]
 pub(crate) struct NullKernel {
     tape: Tape,
-    /// Connection `n` has the descriptor `n + 1`.
-    connections: Vec<Connection>,
+    /// Taped `n` has the descriptor `n + 1`.
+    connections: Vec<Taped>,
     base: *mut u8,
     size: usize,
     free: VecDeque<u16>,
@@ -56,7 +56,7 @@ pub(crate) struct NullKernel {
 impl NullKernel {
     /// A kernel to whose listener so many connections come.
     pub(crate) fn new(connections: usize, tape: Tape) -> Self {
-        let connections = (0..connections).map(|_| Connection { receive: None, at: None }).collect();
+        let connections = (0..connections).map(|_| Taped { receive: None, at: None }).collect();
         Self {
             tape,
             connections,
@@ -79,7 +79,7 @@ impl NullKernel {
         }
     }
 
-    fn connection(&mut self, Fd(fd): Fd) -> &mut Connection {
+    fn connection(&mut self, Fd(fd): Fd) -> &mut Taped {
         &mut self.connections[fd as usize - 1]
     }
 
