@@ -88,9 +88,8 @@ impl ChannelTable {
     #[inline]
     pub(crate) fn touch(&mut self, id: ChannelId) -> Option<&mut Channel> {
         let index = self.index(id)?;
-        let row = self.rows.get_mut(index)?.as_mut().filter(|row| row.channel.id() == id)?;
-        if !row.is_dirty {
-            row.is_dirty = true;
+        let row = row_of(&mut self.rows, index, id)?;
+        if !std::mem::replace(&mut row.is_dirty, true) {
             self.dirty.push(id);
         }
         Some(&mut row.channel)
@@ -141,8 +140,14 @@ impl ChannelTable {
     #[inline]
     fn row_mut(&mut self, id: ChannelId) -> Option<&mut Row> {
         let index = self.index(id)?;
-        self.rows.get_mut(index)?.as_mut().filter(|row| row.channel.id() == id)
+        row_of(&mut self.rows, index, id)
     }
+}
+
+/// Of the rows alone, so that the dirty list can be changed meanwhile.
+#[inline]
+fn row_of(rows: &mut [Option<Row>], index: usize, id: ChannelId) -> Option<&mut Row> {
+    rows.get_mut(index)?.as_mut().filter(|row| row.channel.id() == id)
 }
 
 #[cfg(test)]

@@ -141,6 +141,7 @@ impl std::ops::Deref for ControlFrame {
     }
 }
 
+/// Makes a control frame.
 pub(super) fn control(kind: Kind, payload: &[u8]) -> ControlFrame {
     let len = u32::try_from(payload.len()).expect("control frames are short");
     let header = Header { kind, more: false, len }.encode();

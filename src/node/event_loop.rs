@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::channel::{self, Event};
+use crate::config::Mode;
 use crate::driver::{Completion, Driver, ListenerId, Wait};
 use crate::error::{CloseReason, CloseReport, ClosedBy, DriverError, Errno, NodeError};
 use crate::id::ChannelId;
@@ -310,9 +311,10 @@ impl<H: Handler> Turn<'_, H> {
         }
     }
 
-    /// The many messages a buffer may have, in one go. Whatever is not as simple is left to [`Turn::deliver`].
+    /// The many messages a buffer may have, in one go. Whatever is not as simple is left to [`Turn::deliver`], and all of a
+    /// stream is.
     fn deliver_messages(&mut self, id: ChannelId, bytes: &mut &[u8]) {
-        if bytes.is_empty() {
+        if bytes.is_empty() || self.core.settings.mode == Mode::Stream {
             return;
         }
         let told = self.call(|handler, cx| {
