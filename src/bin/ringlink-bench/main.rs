@@ -19,6 +19,7 @@ mod run;
 mod selftest;
 mod serve;
 mod signals;
+mod tcp_info;
 mod workload;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -58,6 +59,7 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Bulk(flags) => show(&workload::bulk::run(&flags)?, &flags.common),
         Command::Connect(flags) => show(&workload::connect::run(&flags)?, &flags.common),
         Command::Idle(flags) => show(&workload::echo::run_idle(&flags)?, &flags.common),
+        Command::Fan(flags) => show(&workload::fan::run(&flags)?, &flags.common),
         Command::Compare(flags) => compare_all(&flags),
         Command::Diff(flags) => diff(&flags),
         Command::Report(flags) => {

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::workload::msg::{Marks, Plan, Sent, Source, conclude, tell_intervals};
 use crate::workload::{News, Times};
 
-use super::frames;
+use super::frames::{self, Kind};
 
 /// The blocks of one connection.
 pub(super) struct Blocks {
@@ -29,8 +29,8 @@ impl Blocks {
             return false;
         }
         let is_stopped = plan.share.gate.is_stopped();
-        if self.marks.pass(clock::now()) || is_stopped {
-            frames::write(&source.ask(), block);
+        if self.marks.pass(clock::now(), is_stopped) {
+            frames::write(Kind::Data, &source.ask(), block);
             self.ended = is_stopped || self.marks.next().is_none();
             return true;
         }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::{End, System};
 use crate::environment::Environment;
 use crate::histogram::Latency;
+use crate::tcp_info;
 use crate::workload::Errors;
 
 pub(crate) const SCHEMA: &str = "ringlink-bench/1";
@@ -47,6 +48,8 @@ pub(crate) struct Report {
     pub(crate) figures: BTreeMap<String, f64>,
     pub(crate) intervals: Vec<Interval>,
     pub(crate) cost: Cost,
+    /// Of the connections that were open at the window's end.
+    pub(crate) tcp_info: tcp_info::Both,
     pub(crate) netstat_delta: BTreeMap<String, u64>,
     pub(crate) checks: Vec<Check>,
     pub(crate) thresholds: Vec<Check>,
@@ -78,6 +81,10 @@ pub(crate) struct Workload {
     pub(crate) target: String,
     /// True when the far end was started for this run.
     pub(crate) own_far_end: bool,
+    /// What the far end is made of, where it is ours, and its loops.
+    pub(crate) with: String,
+    pub(crate) loops: usize,
+    pub(crate) busy_poll_ns: u64,
     pub(crate) engine: String,
     pub(crate) connections: usize,
     pub(crate) threads: usize,

@@ -8,7 +8,7 @@ use ringlink::service::{Pattern, Word};
 
 use super::{GATE_TICK, Gate, Intervals, Lengths, News, Tally, Times};
 use crate::clock;
-use crate::engine::{Close, Ended, Io, Lane, Load};
+use crate::engine::{Close, Ended, Io, Lane, Load, Wiring};
 use crate::flags::ConnectFlags;
 use crate::report::{Report, Workload};
 use crate::run::Job;
@@ -20,6 +20,7 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections: flags.connections,
+        with: flags.with,
         // Closed ones linger at the far end: there must be room for both.
         serve: vec!["echo".into(), format!("--connections={}", 4 * flags.connections + 1024)],
         concurrency: None,
@@ -51,7 +52,7 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
             tally: Tally::new(),
             scratch: Vec::new(),
         };
-        let engine = flags.engine;
+        let (engine, wiring) = (flags.engine, Wiring { sources: flags.sources, ..wiring });
         Box::new(move || engine.run(load, &wiring))
     })
 }

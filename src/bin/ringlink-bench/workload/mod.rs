@@ -4,6 +4,7 @@
 pub(crate) mod bulk;
 pub(crate) mod connect;
 pub(crate) mod echo;
+pub(crate) mod fan;
 pub(crate) mod msg;
 
 use std::collections::BTreeMap;
@@ -261,7 +262,12 @@ impl Intervals {
     }
 
     pub(crate) fn count(&mut self, bytes: u64, latency: u64) {
-        self.sample.ops += 1;
+        self.count_all(1, bytes, latency);
+    }
+
+    /// Counts operations that took the same time.
+    pub(crate) fn count_all(&mut self, ops: u64, bytes: u64, latency: u64) {
+        self.sample.ops += ops;
         self.sample.bytes += bytes;
         self.sample.latency.record(latency);
     }

@@ -14,6 +14,7 @@ pub(crate) fn run(flags: &EchoFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections,
+        with: flags.with,
         serve: vec!["echo".into(), format!("--connections={}", connections + 16)],
         concurrency: (flags.rate.is_none() && flags.count.is_none()).then_some(connections * pipeline),
         ends_by_count: flags.count.is_some(),
@@ -57,6 +58,7 @@ pub(crate) fn run_idle(flags: &IdleFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections,
+        with: flags.with,
         serve: vec!["echo".into(), format!("--connections={}", connections + 16)],
         concurrency: None,
         ends_by_count: false,
