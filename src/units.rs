@@ -92,7 +92,21 @@ mod tests {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
         // kB and MB are powers of ten elsewhere: refused rather than guessed.
-        for text in ["", "k", "-1", "1.5", ".5M", "1.M", "1.1.1M", "0.3k", "1kB", "1MB", "1kk", "18446744073709551616", "17179869184G"] {
+        for text in [
+            "",
+            "k",
+            "-1",
+            "1.5",
+            ".5M",
+            "1.M",
+            "1.1.1M",
+            "0.3k",
+            "1kB",
+            "1MB",
+            "1kk",
+            "18446744073709551616",
+            "17179869184G",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }
@@ -114,9 +128,21 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(duration), "{text}");
         }
-        for text in
-            ["", "5", "0", "s", "-5s", ".5s", "1.s", "1.2.3s", "1.5", "5M", "5 days", "99999999999h", "18446744073709551615h"]
-        {
+        for text in [
+            "",
+            "5",
+            "0",
+            "s",
+            "-5s",
+            ".5s",
+            "1.s",
+            "1.2.3s",
+            "1.5",
+            "5M",
+            "5 days",
+            "99999999999h",
+            "18446744073709551615h",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert!(parse_duration("5").unwrap_err().contains("5s"));

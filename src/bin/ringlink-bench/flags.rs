@@ -18,7 +18,8 @@ use crate::report::threshold::Threshold;
 pub(crate) use backend::Backend;
 pub(crate) use tools::{CompareFlags, DiffFlags, ReportFlags, ServeFlags, Service};
 pub(crate) use workloads::{
-    BulkFlags, ConnectFlags, Direction, EchoFlags, FanFlags, FanMode, IdleFlags, MsgFlags, OnLate, SendFrom, Verify,
+    BulkFlags, ConnectFlags, Direction, EchoFlags, FanFlags, FanMode, IdleFlags, MsgFlags, OnLate, SendFrom,
+    Verify,
 };
 
 const NOTES: &str = "\
@@ -230,6 +231,17 @@ impl CommonFlags {
         Ok(())
     }
 
+    /// For loads that tell no latency.
+    fn check_without_latency(&self) -> Result<(), String> {
+        if self.output.hgrm.is_some() {
+            return Err("'--hgrm' is for loads that tell latencies: this one does not".into());
+        }
+        if let Some(threshold) = self.threshold.iter().find(|threshold| threshold.is_of_latency()) {
+            return Err(format!("'--threshold {threshold}' is of a latency, and this load tells none"));
+        }
+        Ok(())
+    }
+
     /// The address of TARGET.
     pub(crate) fn resolve(&self) -> anyhow::Result<Option<SocketAddr>> {
         use anyhow::Context as _;
@@ -318,6 +330,9 @@ mod tests {
         refused("bulk --dir both --verify off", "--verify");
         refused("connect --sources 4", "--engine epoll");
         refused("connect --sources 255 --engine epoll", "--sources");
+        refused("msg --hgrm x", "--hgrm");
+        refused("bulk --threshold p99<1ms", "p99<1ms");
+        refused("fan --mode in --threshold max<1ms", "max<1ms");
         refused("fan -c 2 --slow 1", "--slow");
         refused("fan --mode in --slow 1", "--slow");
         refused("fan --with tokio", "--with");

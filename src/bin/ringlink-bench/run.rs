@@ -84,7 +84,9 @@ impl Job<'_> {
             move || gate.stop()
         });
         let collector = Collector::new(&self, target, server, far.as_mut(), &gate, heard);
-        let collected = collector.collect()?;
+        let collected = collector.collect();
+        gate.release();
+        let collected = collected?;
         let mut calls = 0;
         for thread in threads {
             calls += thread.join().unwrap_or_else(|_| bail!("a thread of the generator panicked"))?;

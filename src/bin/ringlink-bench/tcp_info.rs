@@ -90,7 +90,8 @@ fn ask(sport: u16, dport: u16, is_ipv6: bool) -> anyhow::Result<TcpInfo> {
         let mut rest = &buffer[..len];
         while rest.len() >= HEADER {
             let len = number(rest, 0) as usize;
-            let (message, after) = rest.split_at_checked(len.next_multiple_of(4).max(HEADER)).unwrap_or((rest, &[]));
+            let (message, after) =
+                rest.split_at_checked(len.next_multiple_of(4).max(HEADER)).unwrap_or((rest, &[]));
             match short(message, 4) {
                 DONE => {
                     info.rtt_mean_ns /= info.connections.max(1) as f64;

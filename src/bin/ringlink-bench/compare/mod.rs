@@ -164,9 +164,10 @@ pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
 /// Odd lengths, verified: a contender that loses or adds a byte is not measured.
 fn check(contender: &Contender, block: &Block) -> anyhow::Result<()> {
     if !contender.echoes() {
-        return Ok(());
+        return iperf3::check();
     }
-    let words: Vec<String> = format!("echo -c 1 -n 100 -s {CHECK}").split_whitespace().map(str::to_owned).collect();
+    let words: Vec<String> =
+        format!("echo -c 1 -n 100 -s {CHECK}").split_whitespace().map(str::to_owned).collect();
     measure(words, contender, block).map(drop)
 }
 

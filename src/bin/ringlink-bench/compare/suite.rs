@@ -36,7 +36,10 @@ pub(super) struct Contender {
 pub(super) enum How {
     BuiltIn(BuiltIn),
     /// An echo server of any make. `{port}` stands for the port it is to listen on; without one it says `READY ADDRESS`.
-    Command { command: String, port: Option<u16> },
+    Command {
+        command: String,
+        port: Option<u16>,
+    },
 }
 
 /// What needs no command line.
@@ -202,7 +205,11 @@ mod tests {
             let contenders: Vec<_> = file.contender.into_iter().map(|e| e.contender().unwrap()).collect();
             let baseline = contenders.first().cloned();
             let baseline = baseline.unwrap_or(Contender::built_in(BuiltIn::With(Backend::Ringlink)));
-            assert!(!file.run.is_empty() && file.run.iter().all(|run| baseline.can(run)), "{}", path.display());
+            assert!(
+                !file.run.is_empty() && file.run.iter().all(|run| baseline.can(run)),
+                "{}",
+                path.display()
+            );
             seen += 1;
         }
         assert!(seen >= 8);

@@ -14,7 +14,8 @@ pub(crate) fn table(comparison: &Comparison) -> String {
         let baseline = cell.rows.first().map_or("nobody", |row| &row.name);
         line(&format!("{}   ({} blocks; ratios are to {baseline} in the same block)", cell.run, cell.blocks));
         // Only what was measured.
-        let measures: Vec<Measure> = Measure::ALL.into_iter().filter(|m| cell.noise_floor.contains_key(m)).collect();
+        let measures: Vec<Measure> =
+            Measure::ALL.into_iter().filter(|m| cell.noise_floor.contains_key(m)).collect();
         let mut head = format!("  {:<22} {:>5}", "contender", "valid");
         let mut floors = format!("  {:<22} {:>5}", "noise floor", "");
         for measure in &measures {
@@ -45,7 +46,8 @@ pub(crate) fn table(comparison: &Comparison) -> String {
 fn row_text(row: &Row, measures: &[Measure]) -> String {
     let mut text = format!("  {:<22} {:>2}/{:<2}", row.name, row.valid, row.runs);
     for measure in measures {
-        let told = row.measures.get(measure).map_or_else(|| "-".into(), |compared| in_words(*measure, compared));
+        let told =
+            row.measures.get(measure).map_or_else(|| "-".into(), |compared| in_words(*measure, compared));
         write!(text, "  {told:<40}").expect("a string takes all");
     }
     text + &notes(row)
@@ -82,7 +84,9 @@ pub(crate) fn floor(cell: &Cell, measure: Measure) -> String {
 pub(crate) fn in_words(measure: Measure, compared: &Compared) -> String {
     let (value, [higher, lower]) = match measure {
         Measure::OpsPerS => (count(compared.median) + "/s", ["faster", "slower"]),
-        Measure::ServerCpuNsPerOp | Measure::TotalCpuNsPerOp => (time(compared.median), ["dearer", "cheaper"]),
+        Measure::ServerCpuNsPerOp | Measure::TotalCpuNsPerOp => {
+            (time(compared.median), ["dearer", "cheaper"])
+        }
         Measure::P50Ns | Measure::P99Ns => (time(compared.median), ["later", "sooner"]),
     };
     let Some(e) = compared.ratio else { return value };

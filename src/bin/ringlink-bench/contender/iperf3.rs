@@ -22,10 +22,13 @@ pub(crate) fn direction(words: &[String]) -> Option<&str> {
     flag(words, ["--dir", "--dir"])
 }
 
+/// That it is there at all.
+pub(crate) fn check() -> anyhow::Result<()> {
+    Command::new("iperf3").arg("--version").output().map(drop).context("not installed")
+}
+
 /// Measures a bulk, written as for `ringlink-bench`.
 pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures> {
-    let installed = Command::new("iperf3").arg("--version").output();
-    installed.context("iperf3 is not installed")?;
     let port = free_port()?;
     let mut server = Command::new("iperf3");
     server.args(["-s", "-1", "-p", &port.to_string(), "--forceflush"]);
@@ -69,7 +72,8 @@ fn figures(report: &Value, size: usize, seconds: f64) -> anyhow::Result<Figures>
     };
     let bytes_per_s = number(&end["sum_received"]["bits_per_second"], "rate")? / 8.0;
     let cpu = &end["cpu_utilization_percent"];
-    let [client, server] = [&cpu["host_total"], &cpu["remote_total"]].map(|share| number(share, "processor time"));
+    let [client, server] =
+        [&cpu["host_total"], &cpu["remote_total"]].map(|share| number(share, "processor time"));
     let ops = bytes_per_s * seconds / size as f64;
     let for_each = |percent: f64| percent / 100.0 * seconds * 1e9 / ops.max(1.0);
     let (client, server) = (for_each(client?), for_each(server?));

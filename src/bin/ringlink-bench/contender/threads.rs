@@ -113,13 +113,13 @@ pub(crate) fn send(plan: &Plan, wiring: &Wiring) -> anyhow::Result<u64> {
             .map(|thread| thread.join().unwrap_or_else(|_| bail!("a sender panicked")))
             .collect()
     });
-    let ends = ends.into_iter().collect::<anyhow::Result<Vec<LaneEnd>>>()?;
+    let ends = ends.into_iter().collect::<anyhow::Result<Vec<LaneEnd<TcpStream>>>>()?;
     let calls = ends.iter().map(|end| end.calls).sum();
-    LaneEnd::conclude(ends, plan);
+    LaneEnd::conclude(&ends, plan);
     Ok(calls)
 }
 
-fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd> {
+fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd<TcpStream>> {
     let told = |error: std::io::Error| {
         drop(plan.share.news.send(News::NoConnection(error.to_string())));
         error
@@ -145,7 +145,14 @@ fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd>
     }
     stream.set_read_timeout(Some(plan.lengths.patience.max(GATE)))?;
     let answers = read_answers(&mut stream, blocks.answers());
-    Ok(LaneEnd { sent: source.sent, answers, times: blocks.times, expected: blocks.answers(), calls })
+    Ok(LaneEnd {
+        _connection: stream,
+        sent: source.sent,
+        answers,
+        times: blocks.times,
+        expected: blocks.answers(),
+        calls,
+    })
 }
 
 /// As many answers as come in time.

@@ -114,11 +114,11 @@ pub(crate) fn send(plan: &Plan, wiring: &Wiring) -> anyhow::Result<u64> {
         anyhow::Ok(ends)
     })?;
     let calls = ends.iter().map(|end| end.calls).sum();
-    LaneEnd::conclude(ends, plan);
+    LaneEnd::conclude(&ends, plan);
     Ok(calls)
 }
 
-async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<LaneEnd> {
+async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<LaneEnd<TcpStream>> {
     let told = |error: std::io::Error| {
         drop(plan.share.news.send(News::NoConnection(error.to_string())));
         error
@@ -149,5 +149,12 @@ async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<Lane
         data.extend_from_slice(&buffer[..len]);
         frames::take_answers(&mut data, &mut answers);
     }
-    Ok(LaneEnd { sent: source.sent, answers, times: blocks.times, expected: blocks.answers(), calls })
+    Ok(LaneEnd {
+        _connection: stream,
+        sent: source.sent,
+        answers,
+        times: blocks.times,
+        expected: blocks.answers(),
+        calls,
+    })
 }

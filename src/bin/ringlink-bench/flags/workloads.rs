@@ -272,6 +272,7 @@ impl BulkFlags {
         if self.verify == Verify::Off && self.dir == Direction::Both {
             return Err("'--verify off' with '--dir both' cannot be: an echo is told by its bytes".into());
         }
+        self.common.check_without_latency()?;
         self.common.check(self.connections, self.engine == Engine::Uring, self.with)
     }
 }
@@ -279,7 +280,9 @@ impl BulkFlags {
 impl ConnectFlags {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.sources > 1 && self.engine != Engine::Epoll {
-            return Err("'--sources' needs '--engine epoll': a node does not choose where it dials from".into());
+            return Err(
+                "'--sources' needs '--engine epoll': a node does not choose where it dials from".into()
+            );
         }
         self.common.check(self.connections, self.engine == Engine::Uring, self.with)
     }
@@ -296,12 +299,21 @@ impl FanFlags {
         if self.mode == FanMode::In && self.slow > 0 {
             return Err("'--slow' is for peers that receive: not with '--mode in'".into());
         }
+        if self.mode == FanMode::In {
+            self.common.check_without_latency()?;
+        }
         // The first peer is the one that sends, and one must be left to be slowed down.
         if self.slow > 0 && self.slow + 2 > self.connections {
-            return Err(format!("'--slow {}' of {} peers leaves none to look at", self.slow, self.connections));
+            return Err(format!(
+                "'--slow {}' of {} peers leaves none to look at",
+                self.slow, self.connections
+            ));
         }
         if self.size.least() < Word::LEN {
             return Err("'--size' of a message is 8 bytes or more: it says which one it is".into());
+        }
+        if self.size.most() > 1 << 20 {
+            return Err("'--size' of a message is at most 1 MiB: the peers send each in one frame".into());
         }
         if self.mode != FanMode::In && self.size.most() * usize::from(self.window) > 1 << 20 {
             return Err("'--window' times '--size' is more than 1 MiB on a connection".into());
@@ -319,6 +331,7 @@ impl MsgFlags {
         if self.with == Backend::TokioUring {
             return Err("'--with tokio-uring' carries no messages".into());
         }
+        self.common.check_without_latency()?;
         self.common.check(self.connections, is_node, self.with)?;
         let (connections, threads) = (self.connections, usize::from(self.common.threads));
         if is_node && connections != threads {

@@ -206,17 +206,22 @@ fn section(title: &str, chart: &str) -> String {
 }
 
 fn comparison_section(comparison: &Comparison) -> String {
-    let mut body = String::from("<h2>Comparison</h2>\n<p>Medians of each contender's runs, and of the ratios to the \
+    let mut body = String::from(
+        "<h2>Comparison</h2>\n<p>Medians of each contender's runs, and of the ratios to the \
          baseline's run in the same block, with an interval of at least 95 % confidence where there are enough blocks. \
          The grey band is the noise floor: how far the baseline, run twice in each block, differs from itself. What \
-         lies within it is no difference.</p>\n");
+         lies within it is no difference.</p>\n",
+    );
     for cell in &comparison.cells {
         let baseline = cell.rows.first().map_or("nobody", |row| &row.name);
         body += &format!("<h3><code>{}</code></h3>\n", escape(&cell.run));
-        body += &format!("<p class=\"note\">{} blocks; the baseline is {}</p>\n", cell.blocks, escape(baseline));
+        body +=
+            &format!("<p class=\"note\">{} blocks; the baseline is {}</p>\n", cell.blocks, escape(baseline));
         let measures = || Measure::ALL.into_iter().filter(|measure| cell.noise_floor.contains_key(measure));
         body += "<div class=\"pair\">\n";
-        measures().filter(|measure| *measure != Measure::P50Ns).for_each(|measure| body += &dots(cell, measure));
+        measures()
+            .filter(|measure| *measure != Measure::P50Ns)
+            .for_each(|measure| body += &dots(cell, measure));
         body += "</div>\n<table><tr><th>contender";
         measures().for_each(|measure| body += &format!("<th>{}", compare::name(measure)));
         body += "<th>valid runs</tr>\n";
@@ -232,7 +237,8 @@ fn comparison_section(comparison: &Comparison) -> String {
         measures().for_each(|measure| body += &format!("<td>{}", compare::floor(cell, measure)));
         body += "<td></tr>\n</table>\n";
         if !cell.without.is_empty() {
-            body += &format!("<p class=\"note\">Not for this load: {}.</p>\n", escape(&cell.without.join(", ")));
+            body +=
+                &format!("<p class=\"note\">Not for this load: {}.</p>\n", escape(&cell.without.join(", ")));
         }
     }
     for left_out in &comparison.left_out {

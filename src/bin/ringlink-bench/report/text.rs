@@ -141,8 +141,10 @@ pub(crate) fn headline(report: &Report) -> String {
 
 fn ending(report: &Report) -> String {
     let (totals, rate) = (&report.totals, &report.rate);
-    let goodput = speed(rate.goodput_bits_per_s, "bit");
-    let mut line = format!("{}/s, {goodput}", count(rate.ops_per_s));
+    let mut line = format!("{}/s", count(rate.ops_per_s));
+    if rate.goodput_bits_per_s > 0.0 {
+        write!(line, ", {}", speed(rate.goodput_bits_per_s, "bit")).expect("a string takes all");
+    }
     if let Some(achieved) = rate.achieved_ratio {
         write!(line, ", {:.1} % of the offered", achieved * 100.0).expect("a string takes all");
     }
@@ -263,7 +265,9 @@ fn tcp(report: &Report, lines: &mut Lines) {
     };
     let both = &report.tcp_info;
     let sides = [("server", &both.server), ("client", &both.client)];
-    for (n, (name, info)) in sides.into_iter().filter_map(|(name, info)| Some((name, info.as_ref()?))).enumerate() {
+    for (n, (name, info)) in
+        sides.into_iter().filter_map(|(name, info)| Some((name, info.as_ref()?))).enumerate()
+    {
         lines.line(if n == 0 { "TCP" } else { "" }, &side(name, info));
     }
 }

@@ -14,8 +14,8 @@ use crate::far_end::FarEnd;
 use crate::histogram::Histogram;
 use crate::report::json::{self, Event};
 use crate::report::{Cost, Interval, Rate, text};
-use crate::workload::{Gate, News, Sample, Tally, Times};
 use crate::tcp_info;
+use crate::workload::{Gate, News, Sample, Tally, Times};
 
 use super::Job;
 
@@ -99,6 +99,7 @@ impl<'r> Collector<'r> {
         self.edges.push((until.server.cpu(), until.machine.steal()));
         let netstat = cost::netstat_since(&netstat);
         let tcp_info = tcp_info::Both::of(self.target.port(), self.target.is_ipv6());
+        self.gate.release();
         self.listen_until(u64::MAX, &times)?;
         let intervals = self.intervals();
         let has_server = self.server.is_some();

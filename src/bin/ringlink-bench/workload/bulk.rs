@@ -209,8 +209,7 @@ impl Bulk {
             tally.errors.timeout += tally.lost;
             tally.failure.get_or_insert(format!("{missing} bytes never arrived"));
         }
-        // Nobody listens any more after an error; the run is over then.
-        drop(self.news.send(News::Done(Box::new(tally))));
+        self.gate.done(&self.news, tally);
         io.stop();
     }
 }

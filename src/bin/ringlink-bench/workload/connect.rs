@@ -157,8 +157,7 @@ impl Connect {
         tally.lost = tally.sent - tally.verified;
         let unexplained = tally.lost.saturating_sub(tally.errors.sum());
         tally.errors.timeout += unexplained;
-        // Nobody listens any more after an error; the run is over then.
-        drop(self.news.send(News::Done(Box::new(tally))));
+        self.gate.done(&self.news, tally);
         io.stop();
     }
 }

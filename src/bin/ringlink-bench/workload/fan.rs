@@ -146,7 +146,9 @@ impl<P: Pattern> Fan<P> {
                 }
                 Kind::Pong => {}
                 Kind::GoAway => return Err("the hub says go away".into()),
-                Kind::Data | Kind::Hello => return Err("the hub's first frame must be a hello, and one".into()),
+                Kind::Data | Kind::Hello => {
+                    return Err("the hub's first frame must be a hello, and one".into());
+                }
             }
         }
         Ok(at)
@@ -154,8 +156,7 @@ impl<P: Pattern> Fan<P> {
 
     fn finish(&mut self, io: &mut dyn Io, tally: Tally) {
         if !std::mem::replace(&mut self.is_done, true) {
-            // Nobody listens any more after an error; the run is over then.
-            drop(self.news.send(News::Done(Box::new(tally))));
+            self.gate.done(&self.news, tally);
             io.stop();
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod msg;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub(crate) struct Gate {
     opened: AtomicU64,
     start: AtomicU64,
     stop: AtomicBool,
+    released: Mutex<bool>,
+    release: Condvar,
 }
 
 /// How often a thread looks at the gate.
@@ -63,6 +66,21 @@ impl Gate {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(SeqCst)
+    }
+
+    /// Hands a thread's tally over, and holds the thread, with its connections open, until they were looked at.
+    pub(crate) fn done(&self, news: &Sender<News>, tally: Tally) {
+        if news.send(News::Done(Box::new(tally))).is_err() {
+            return; // after an error nobody listens any more: the run is over
+        }
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.release.wait_while(released, |released| !*released));
+    }
+
+    /// Lets the threads close their connections.
+    pub(crate) fn release(&self) {
+        *self.released.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.release.notify_all();
     }
 }
 

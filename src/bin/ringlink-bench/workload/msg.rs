@@ -334,7 +334,7 @@ impl Sender {
         };
         let mut tally = conclude(&lanes, times, expected);
         tally.failure = self.failure.take().or(tally.failure);
-        drop(self.plan.share.news.send(News::Done(Box::new(tally))));
+        self.plan.share.gate.done(&self.plan.share.news, tally);
         cx.shutdown(Duration::ZERO);
     }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ringlink::service::Answer;
 use ringlink::{
     Address, ChannelId, ChannelInfo, CloseReport, Context, DriverKind, Handle, Handler, SendError, TimerId,
 };
-use ringlink::service::Answer;
 
 use super::{Marks, Plan, Sent, Source, conclude, node, run_node, tell_intervals};
 use crate::engine::Wiring;
@@ -83,8 +83,7 @@ impl Listener {
         let Fed { sent, times, expected } = fed.unwrap_or(none);
         let mut tally = conclude(&[(sent, std::mem::take(&mut self.answers[0]))], times, expected);
         tally.failure = self.failure.take().or(tally.failure);
-        // Nobody listens any more after an error; the run is over then.
-        drop(self.plan.share.news.send(News::Done(Box::new(tally))));
+        self.plan.share.gate.done(&self.plan.share.news, tally);
         cx.shutdown(Duration::ZERO);
     }
 }
