@@ -149,6 +149,10 @@ fn exit_codes_say_what_went_wrong() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = bench(&format!("echo {nobody} -d 1s"));
     assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+    let refused = json(&format!("echo {nobody} -d 1s --json -"), 1);
+    is_valid(&refused);
+    assert_eq!(refused["status"], "error");
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("Refused")), "{refused}");
     assert_eq!(bench("echo --no-such-flag").status.code(), Some(2));
     let missed = json(&format!("echo -c 1 --threshold p50<1ns {SHORT}"), 99);
     assert_eq!(missed["thresholds"][0]["ok"], false);

@@ -112,8 +112,9 @@ impl Job<'_> {
         let workload = &mut self.workload;
         workload.target = common.target.clone().unwrap_or_else(|| target.to_string());
         workload.own_far_end = common.target.is_none();
-        workload.with = workload.own_far_end.then(|| self.with.to_string()).unwrap_or_default();
-        workload.loops = if workload.own_far_end { usize::from(common.loops) } else { 0 };
+        if workload.own_far_end {
+            (workload.with, workload.loops) = (self.with.to_string(), usize::from(common.loops));
+        }
         workload.busy_poll_ns = clock::span(common.busy_poll);
         workload.connections = self.connections;
         workload.threads = usize::from(common.threads);

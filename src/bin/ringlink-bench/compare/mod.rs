@@ -146,7 +146,7 @@ pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
             bail!("the baseline cannot be measured: {}", left_out.join("; "));
         }
         for run in &suite.runs {
-            cells.push(cell(run, &contenders, &block, suite.blocks, &mut random)?);
+            cells.extend(cell(run, &contenders, &block, suite.blocks, &mut random)?);
         }
     }
     left_out.sort();
@@ -171,31 +171,32 @@ fn check(contender: &Contender, block: &Block) -> anyhow::Result<()> {
     measure(words, contender, block).map(drop)
 }
 
+/// The blocks of one load; none when it was interrupted before each contender had run once.
 fn cell(
     run: &str,
     contenders: &[Contender],
     block: &Block,
     blocks: usize,
     random: &mut Random,
-) -> anyhow::Result<Cell> {
+) -> anyhow::Result<Option<Cell>> {
     let (mut entries, without): (Vec<Contender>, Vec<Contender>) =
         contenders.iter().cloned().partition(|contender| contender.can(run));
     let mut again = entries.first().context("no contender can do this")?.clone();
     again.name = format!("{} {AGAIN}", again.name);
     entries.insert(1, again);
     let mut runs: Vec<Runs> = vec![Runs::new(); entries.len()];
-    for number in 1..=blocks {
+    'blocks: for number in 1..=blocks {
         let mut order: Vec<usize> = (0..entries.len()).collect();
         random.shuffle(&mut order);
         for entry in order {
-            if signals::interrupted() {
-                bail!("interrupted");
-            }
             let contender = &entries[entry];
             let mut words = contender.words(run);
             words.push(format!("--duration={}", block.duration.as_secs_f64()));
             words.push(format!("--warmup={}", block.warmup.as_secs_f64()));
             let measured = measure(words, contender, block);
+            if signals::interrupted() {
+                break 'blocks; // what was measured is told; this one was cut short
+            }
             if !block.quiet {
                 let told = match &measured {
                     Ok(figures) => format!("{:.0}/s", figures.rate),
@@ -207,7 +208,8 @@ fn cell(
         }
     }
     let without = without.into_iter().map(|contender| contender.name).collect();
-    Ok(evaluate(run, without, &entries, &runs))
+    let has_any = runs.iter().all(|runs| !runs.is_empty());
+    Ok(has_any.then(|| evaluate(run, without, &entries, &runs)))
 }
 
 fn evaluate(run: &str, without: Vec<String>, entries: &[Contender], runs: &[Runs]) -> Cell {

@@ -90,11 +90,11 @@ impl Contender {
         match &self.how {
             How::Command { .. } => is_echo,
             How::BuiltIn(BuiltIn::Iperf3) => kind == "bulk",
-            How::BuiltIn(BuiltIn::With(backend)) => match (kind, backend) {
-                ("msg", Backend::TokioUring) => false,
-                ("fan", Backend::Tokio | Backend::TokioUring | Backend::Threads) => false,
-                _ => true,
-            },
+            How::BuiltIn(BuiltIn::With(backend)) => !matches!(
+                (kind, backend),
+                ("msg", Backend::TokioUring)
+                    | ("fan", Backend::Tokio | Backend::TokioUring | Backend::Threads)
+            ),
         }
     }
 

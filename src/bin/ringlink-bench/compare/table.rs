@@ -13,19 +13,8 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     for cell in &comparison.cells {
         let baseline = cell.rows.first().map_or("nobody", |row| &row.name);
         line(&format!("{}   ({} blocks; ratios are to {baseline} in the same block)", cell.run, cell.blocks));
-        // Only what was measured.
-        let measures: Vec<Measure> =
-            Measure::ALL.into_iter().filter(|m| cell.noise_floor.contains_key(m)).collect();
-        let mut head = format!("  {:<22} {:>5}", "contender", "valid");
-        let mut floors = format!("  {:<22} {:>5}", "noise floor", "");
-        for measure in &measures {
-            write!(head, "  {:<40}", name(*measure)).expect("a string takes all");
-            write!(floors, "  {:<40}", floor(cell, *measure)).expect("a string takes all");
-        }
-        line(&head);
-        line(&floors);
-        for row in &cell.rows {
-            line(&row_text(row, &measures));
+        for row in aligned(&rows_of(cell)) {
+            line(&row);
         }
         if !cell.without.is_empty() {
             line(&format!("  not for this load: {}", cell.without.join(", ")));
@@ -43,14 +32,34 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     text
 }
 
-fn row_text(row: &Row, measures: &[Measure]) -> String {
-    let mut text = format!("  {:<22} {:>2}/{:<2}", row.name, row.valid, row.runs);
-    for measure in measures {
-        let told =
-            row.measures.get(measure).map_or_else(|| "-".into(), |compared| in_words(*measure, compared));
-        write!(text, "  {told:<40}").expect("a string takes all");
+/// What stands in each row and column: only what was measured.
+fn rows_of(cell: &Cell) -> Vec<Vec<String>> {
+    let measures: Vec<Measure> =
+        Measure::ALL.into_iter().filter(|measure| cell.noise_floor.contains_key(measure)).collect();
+    let line = |head: &str, valid: String, each: &dyn Fn(Measure) -> String, notes: String| {
+        let cells = measures.iter().map(|measure| each(*measure));
+        [head.to_owned(), valid].into_iter().chain(cells).chain([notes]).collect()
+    };
+    let mut rows = vec![
+        line("contender", "valid".into(), &|measure| name(measure).into(), String::new()),
+        line("noise floor", String::new(), &|measure| floor(cell, measure), String::new()),
+    ];
+    for row in &cell.rows {
+        let told = |measure| row.measures.get(&measure).map_or("-".into(), |it| in_words(measure, it));
+        rows.push(line(&row.name, format!("{}/{}", row.valid, row.runs), &told, notes(row)));
     }
-    text + &notes(row)
+    rows
+}
+
+/// Each column as wide as what is widest in it.
+fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let told = |row: &Vec<String>| {
+        row.iter().zip(&widths).map(|(text, width)| format!("  {text:<width$}")).collect::<String>()
+    };
+    rows.iter().map(told).collect()
 }
 
 /// What is to be known of a row's runs.
@@ -62,7 +71,7 @@ pub(crate) fn notes(row: &Row) -> String {
     if row.disturbed > 0 {
         notes.push(format!("disturbed {}/{}", row.disturbed, row.valid));
     }
-    if notes.is_empty() { String::new() } else { format!("  {}", notes.join(", ")) }
+    notes.join(", ")
 }
 
 pub(crate) fn name(measure: Measure) -> &'static str {

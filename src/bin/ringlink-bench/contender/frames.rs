@@ -45,9 +45,12 @@ pub(crate) fn write(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// The first frame in `data`: its kind, its payload, and how many bytes it has; none until all of it is there.
+/// A frame's kind, its payload, and how many bytes it has in all.
+pub(crate) type Frame<'d> = (Kind, &'d [u8], usize);
+
+/// The first frame in `data`; none until all of it is there.
 #[inline]
-pub(crate) fn first(data: &[u8]) -> Result<Option<(Kind, &[u8], usize)>, &'static str> {
+pub(crate) fn first(data: &[u8]) -> Result<Option<Frame<'_>>, &'static str> {
     let Some((read, rest)) = data.split_first_chunk::<HEADER>() else { return Ok(None) };
     let low = u64::from_le_bytes(*read) & LOW;
     let len = usize::try_from(low & LENGTH).unwrap_or(usize::MAX);

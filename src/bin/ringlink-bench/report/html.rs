@@ -124,7 +124,7 @@ impl Page {
                 .iter()
                 .map(|(p, nanos)| (1.0 / (1.0 - p / 100.0), *nanos as f64))
                 .collect();
-            chart.line(n, &points);
+            chart.line(n, &(n + 1).to_string(), &points);
         }
         section("Latency by percentile", &chart.finish("latency by percentile"))
     }
@@ -137,10 +137,11 @@ impl Page {
         let seconds = |report: &Report| report.intervals.first().map_or(1.0, |first| first.t_ns as f64 / 1e9);
         let x = || Axis::linear(rows().map(|row| row.t_ns as f64 / 1e9), |s| format!("{s:.1} s"));
         let rates = self.reports.iter().flat_map(|r| r.intervals.iter().map(|i| i.ops as f64 / seconds(r)));
-        let mut chart = Chart::new(240.0, x(), Axis::linear(rates, count), "time", "each second");
+        let mut chart = Chart::new(240.0, x(), Axis::fitting(rates, count), "time", "each second");
         for (n, report) in self.reports.iter().enumerate() {
             let point = |i: &super::Interval| (i.t_ns as f64 / 1e9, i.ops as f64 / seconds(report));
-            chart.line(n, &report.intervals.iter().map(point).collect::<Vec<_>>());
+            let points: Vec<_> = report.intervals.iter().map(point).collect();
+            chart.line(n, &(n + 1).to_string(), &points);
         }
         let mut body = section("Rate over time", &chart.finish("rate over time"));
         if rows().any(|row| row.p99_ns > 0) {
@@ -148,8 +149,8 @@ impl Page {
             let mut chart = Chart::new(240.0, x(), y, "time", "p99");
             for (n, report) in self.reports.iter().enumerate() {
                 let told = report.intervals.iter().filter(|row| row.p99_ns > 0);
-                chart
-                    .line(n, &told.map(|row| (row.t_ns as f64 / 1e9, row.p99_ns as f64)).collect::<Vec<_>>());
+                let points: Vec<_> = told.map(|row| (row.t_ns as f64 / 1e9, row.p99_ns as f64)).collect();
+                chart.line(n, &(n + 1).to_string(), &points);
             }
             body += &section("p99 over time", &chart.finish("p99 over time"));
         }
@@ -171,9 +172,9 @@ impl Page {
         }
         let x = Axis::linear(points.iter().map(|point| point.0), count);
         let y = Axis::log(points.iter().flat_map(|point| [point.1, point.2]), time);
-        let mut chart = Chart::new(280.0, x, y, "offered each second", "p50 (lower) and p99 (upper)");
-        chart.line(0, &points.iter().map(|point| (point.0, point.1)).collect::<Vec<_>>());
-        chart.line(1, &points.iter().map(|point| (point.0, point.2)).collect::<Vec<_>>());
+        let mut chart = Chart::new(280.0, x, y, "offered each second", "response time");
+        chart.line(0, "p50", &points.iter().map(|point| (point.0, point.1)).collect::<Vec<_>>());
+        chart.line(1, "p99", &points.iter().map(|point| (point.0, point.2)).collect::<Vec<_>>());
         section("Latency against rate", &chart.finish("latency against rate"))
     }
 
@@ -192,7 +193,7 @@ impl Page {
 fn bar_chart(bars: &[(usize, String, f64)], title: &str) -> String {
     let rows = bars.len() as f64;
     let ticks = bars.iter().enumerate().map(|(n, (_, name, _))| (rows - n as f64, name.clone())).collect();
-    let x = Axis::linear(bars.iter().map(|(_, _, value)| *value), time);
+    let x = Axis::fitting(bars.iter().map(|(_, _, value)| *value), time);
     let y = Axis::with_ticks(0.0, rows + 1.0, false, ticks);
     let mut chart = Chart::new(52.0 + 26.0 * (rows + 1.0), x, y, "for each operation", "");
     for (n, (series, _, value)) in bars.iter().enumerate() {
@@ -202,7 +203,7 @@ fn bar_chart(bars: &[(usize, String, f64)], title: &str) -> String {
 }
 
 fn section(title: &str, chart: &str) -> String {
-    format!("<h3>{}</h3>\n{chart}", escape(title))
+    format!("<h3>{}</h3>\n<div class=\"chart\">{chart}</div>\n", escape(title))
 }
 
 fn comparison_section(comparison: &Comparison) -> String {
@@ -231,7 +232,7 @@ fn comparison_section(comparison: &Comparison) -> String {
                 let told = row.measures.get(&measure).map(|compared| compare::in_words(measure, compared));
                 body += &format!("<td>{}", escape(told.as_deref().unwrap_or("–")));
             }
-            body += &format!("<td>{}/{}{}</tr>\n", row.valid, row.runs, escape(&compare::notes(row)));
+            body += &format!("<td>{}/{} {}</tr>\n", row.valid, row.runs, escape(&compare::notes(row)));
         }
         body += "<tr class=\"note\"><td>noise floor";
         measures().for_each(|measure| body += &format!("<td>{}", compare::floor(cell, measure)));
@@ -260,6 +261,7 @@ fn dots(cell: &Cell, measure: Measure) -> String {
     let label = format!("{}, as a ratio to the baseline", compare::name(measure));
     let mut chart = Chart::new(52.0 + 28.0 * (count + 1.0), x, y, &label, "");
     chart.band((1.0 - floor).max(0.0), 1.0 + floor);
+    chart.rule(1.0);
     for (n, (_, e)) in rows.iter().enumerate() {
         chart.interval(n, count - n as f64, [e.low, e.median, e.high]);
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::cost::{End, System};
 use crate::environment::Environment;
 use crate::histogram::Latency;
@@ -165,6 +166,30 @@ impl Check {
 }
 
 impl Report {
+    /// Of a run that could not be made.
+    pub(crate) fn failed(kind: &str, target: Option<&str>, error: String) -> Self {
+        let target = target.unwrap_or_default().to_owned();
+        Self {
+            schema: SCHEMA.into(),
+            status: Status::Error,
+            error: Some(error),
+            started_unix_ns: clock::unix(),
+            tool: Tool::this(),
+            workload: Workload { kind: kind.into(), target, ..Workload::default() },
+            environment: Environment::capture(),
+            totals: Totals::default(),
+            rate: Rate::default(),
+            latency_ns: Latencies::default(),
+            figures: BTreeMap::new(),
+            intervals: Vec::new(),
+            cost: Cost::default(),
+            tcp_info: tcp_info::Both::default(),
+            netstat_delta: BTreeMap::new(),
+            checks: Vec::new(),
+            thresholds: Vec::new(),
+        }
+    }
+
     /// True when what was sent did not all come back as it was sent.
     pub(crate) fn is_unsound(&self) -> bool {
         self.totals.errors.sum() > 0

@@ -274,13 +274,13 @@ fn tcp(report: &Report, lines: &mut Lines) {
 
 fn intervals(report: &Report, lines: &mut Lines) {
     let told = report.intervals.iter().take(10).map(|interval| {
-        let at = interval.t_ns as f64 / 1e9;
+        let at = (interval.t_ns as f64 / 1e7).round() / 100.0; // seconds, as short as they can be said
         let p99 = if interval.p99_ns > 0 {
             format!(" p99 {}", time(interval.p99_ns as f64))
         } else {
             String::new()
         };
-        format!("{at:.0}s {}{p99}", count(interval.ops as f64))
+        format!("{at}s {}{p99}", count(interval.ops as f64))
     });
     let told: Vec<_> = told.collect();
     let more = report.intervals.len().saturating_sub(10);
