@@ -117,11 +117,18 @@ pub(crate) struct Figures {
 /// How each run of a comparison is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
-    pub(crate) pin: Pin,
+    /// Where the ends are to run; the load itself knows best when nothing was said.
+    given: Pin,
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
     seed: u64,
     quiet: bool,
+}
+
+impl Block {
+    pub(crate) fn pin(&self) -> Pin {
+        run::processors(self.given, true, 1)
+    }
 }
 
 /// The figures of a contender, by block; none where a run failed.
@@ -130,9 +137,8 @@ type Runs = Vec<Option<Figures>>;
 pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
     let suites = Suite::all(flags)?;
     signals::on_signal(|| {});
-    let pin = run::processors(flags.pin, true, 1);
     let (duration, warmup) = (flags.duration, flags.warmup);
-    let block = Block { pin, duration, warmup, seed: flags.seed, quiet: flags.quiet };
+    let block = Block { given: flags.pin, duration, warmup, seed: flags.seed, quiet: flags.quiet };
     let (mut random, mut cells, mut left_out) = (Random::new(flags.seed), Vec::new(), Vec::new());
     for suite in &suites {
         let mut contenders = Vec::new();
@@ -155,7 +161,8 @@ pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
         schema: SCHEMA.into(),
         tool: Tool::this(),
         environment: Environment::capture(),
-        processors: run::told(pin),
+        processors: run::told(block.pin())
+            + if flags.pin.is_auto { ", where each end has one thread" } else { "" },
         left_out,
         cells,
     })
@@ -253,7 +260,7 @@ fn judge(entry: usize, ratio: Option<Estimate>, floor: Option<f64>) -> Verdict {
 
 /// One run, by processes of its own: no contender meets what another left behind.
 fn measure(mut words: Vec<String>, contender: &Contender, block: &Block) -> anyhow::Result<Figures> {
-    let Pin { client, server, .. } = block.pin;
+    let Pin { client, server, .. } = block.pin();
     let pin = |end: &str, processor: Option<usize>| processor.map(|processor| format!("{end}={processor}"));
     let mut pins: Vec<String> = pin("cli", client).into_iter().collect();
     // It lives as long as the run.
@@ -270,8 +277,9 @@ fn measure(mut words: Vec<String>, contender: &Contender, block: &Block) -> anyh
         words.push(far.address.to_string());
         words.push(format!("--target-pid={}", far.pid()));
     }
-    let pins = if pins.is_empty() { "none".into() } else { pins.join(",") };
-    words.push(format!("--pin={pins}"));
+    // Both ends of its own making it pins by itself, unless one has more threads than one.
+    let pins = if far.is_none() && block.given.is_auto { "auto".into() } else { pins.join(",") };
+    words.push(format!("--pin={}", if pins.is_empty() { "none" } else { &pins }));
     words.extend(["--json=-".into(), "--quiet".into(), format!("--seed={}", block.seed)]);
     let report = report_of(&words)?;
     let server = report.cost.server.context("the far end's cost is not known")?.cpu_ns_per_op;

@@ -45,7 +45,11 @@ fn rows_of(cell: &Cell) -> Vec<Vec<String>> {
         line("noise floor", String::new(), &|measure| floor(cell, measure), String::new()),
     ];
     for row in &cell.rows {
-        let told = |measure| row.measures.get(&measure).map_or("-".into(), |it| in_words(measure, it));
+        let told = |measure| match row.measures.get(&measure).map(|compared| in_words(measure, compared)) {
+            Some((value, ratio)) if ratio.is_empty() => value,
+            Some((value, ratio)) => format!("{value}  {ratio}"),
+            None => "-".into(),
+        };
         rows.push(line(&row.name, format!("{}/{}", row.valid, row.runs), &told, notes(row)));
     }
     rows
@@ -89,8 +93,9 @@ pub(crate) fn floor(cell: &Cell, measure: Measure) -> String {
     cell.noise_floor.get(&measure).map_or_else(String::new, |floor| format!("{:.0} %", floor * 100.0))
 }
 
-/// The median, its ratio to the baseline's with the interval, and what that comes to.
-pub(crate) fn in_words(measure: Measure, compared: &Compared) -> String {
+/// The median; and its ratio to the baseline's with the interval, and what that comes to, which is empty for the
+/// baseline.
+pub(crate) fn in_words(measure: Measure, compared: &Compared) -> (String, String) {
     let (value, [higher, lower]) = match measure {
         Measure::OpsPerS => (count(compared.median) + "/s", ["faster", "slower"]),
         Measure::ServerCpuNsPerOp | Measure::TotalCpuNsPerOp => {
@@ -98,12 +103,12 @@ pub(crate) fn in_words(measure: Measure, compared: &Compared) -> String {
         }
         Measure::P50Ns | Measure::P99Ns => (time(compared.median), ["later", "sooner"]),
     };
-    let Some(e) = compared.ratio else { return value };
+    let Some(e) = compared.ratio else { return (value, String::new()) };
     let verdict = match compared.verdict {
         Verdict::Higher => higher,
         Verdict::Lower => lower,
         Verdict::NoDifference => "no difference",
         Verdict::Unknown => "too few",
     };
-    format!("{value} {:.2} [{:.2}..{:.2}] {verdict}", e.median, e.low, e.high)
+    (value, format!("{:.2} [{:.2}..{:.2}] {verdict}", e.median, e.low, e.high))
 }

@@ -33,7 +33,7 @@ pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures
     let mut server = Command::new("iperf3");
     server.args(["-s", "-1", "-p", &port.to_string(), "--forceflush"]);
     // It serves one test and says when it can; a probe of its port would be that test.
-    let far = FarEnd::start_saying(server, block.pin.server, "Server listening")?;
+    let far = FarEnd::start_saying(server, block.pin().server, "Server listening")?;
     let (seconds, omit) = (block.duration.as_secs_f64().ceil(), block.warmup.as_secs_f64().ceil());
     let mut client = Command::new("iperf3");
     client.args(["-c", "127.0.0.1", "-J", "-l", "128K", "-p", &port.to_string()]);
@@ -47,7 +47,7 @@ pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures
         Some("both") => drop(client.arg("--bidir")),
         _ => {}
     }
-    let output = crate::environment::on_processor(block.pin.client, || {
+    let output = crate::environment::on_processor(block.pin().client, || {
         client.output().context("iperf3 cannot be run")
     })?;
     drop(far);

@@ -133,7 +133,7 @@ fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd<
     let start = loop {
         match plan.share.gate.start() {
             Some(start) if start <= clock::now() => break start,
-            _ if plan.share.gate.is_stopped() => bail!("stopped before the start"),
+            _ if plan.share.gate.is_stopped() => break clock::now(), // there is nothing but the end
             _ => thread::park_timeout(GATE),
         }
     };

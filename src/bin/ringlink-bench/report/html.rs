@@ -193,7 +193,7 @@ impl Page {
 fn bar_chart(bars: &[(usize, String, f64)], title: &str) -> String {
     let rows = bars.len() as f64;
     let ticks = bars.iter().enumerate().map(|(n, (_, name, _))| (rows - n as f64, name.clone())).collect();
-    let x = Axis::fitting(bars.iter().map(|(_, _, value)| *value), time);
+    let x = Axis::linear(bars.iter().map(|(_, _, value)| *value), time);
     let y = Axis::with_ticks(0.0, rows + 1.0, false, ticks);
     let mut chart = Chart::new(52.0 + 26.0 * (rows + 1.0), x, y, "for each operation", "");
     for (n, (series, _, value)) in bars.iter().enumerate() {
@@ -229,8 +229,10 @@ fn comparison_section(comparison: &Comparison) -> String {
         for row in &cell.rows {
             body += &format!("<tr><td>{}", escape(&row.name));
             for measure in measures() {
-                let told = row.measures.get(&measure).map(|compared| compare::in_words(measure, compared));
-                body += &format!("<td>{}", escape(told.as_deref().unwrap_or("–")));
+                let told = row.measures.get(&measure);
+                let (value, ratio) =
+                    told.map_or(("–".into(), String::new()), |it| compare::in_words(measure, it));
+                body += &format!("<td>{}<br><span class=\"note\">{}</span>", escape(&value), escape(&ratio));
             }
             body += &format!("<td>{}/{} {}</tr>\n", row.valid, row.runs, escape(&compare::notes(row)));
         }

@@ -9,7 +9,7 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
 
 /// Series have so many colours before they repeat.
-pub(super) const COLOURS: usize = 6;
+pub(super) const COLOURS: usize = 8;
 
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -175,8 +175,12 @@ impl Chart {
             &format!("M{LEFT} {:.1}H{to:.1}v16H{LEFT}Z", y - 8.0),
         );
         // Inside the bar where there is no room behind it.
-        let (x, anchor) = if to > WIDTH - 110.0 { (to - 6.0, "end") } else { (to + 6.0, "start") };
-        self.text(x, y + 4.0, anchor, told);
+        let (x, anchor, class) =
+            if to > WIDTH - 110.0 { (to - 6.0, "end", "inside") } else { (to + 6.0, "start", "") };
+        let (y, told) = (y + 4.0, escape(told));
+        self.write(&format!(
+            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{told}</text>"
+        ));
     }
 
     pub(super) fn finish(self, title: &str) -> String {

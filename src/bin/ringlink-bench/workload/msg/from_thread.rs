@@ -12,7 +12,7 @@ use ringlink::{
 
 use super::{Marks, Plan, Sent, Source, conclude, node, run_node, tell_intervals};
 use crate::engine::Wiring;
-use crate::workload::{GATE_TICK, News, Times};
+use crate::workload::{GATE_TICK, News, Tally, Times};
 use crate::{clock, environment};
 
 /// Messages between two looks at the clock.
@@ -79,9 +79,11 @@ impl Listener {
         if std::mem::replace(&mut self.is_done, true) {
             return;
         }
-        let none = Fed { sent: Sent::default(), times: self.plan.lengths.times(0), expected: 1 };
-        let Fed { sent, times, expected } = fed.unwrap_or(none);
-        let mut tally = conclude(&[(sent, std::mem::take(&mut self.answers[0]))], times, expected);
+        let answers = std::mem::take(&mut self.answers[0]);
+        let mut tally = match fed {
+            Some(Fed { sent, times, expected }) => conclude(&[(sent, answers)], times, expected),
+            None => Tally::new(), // it ends before it began
+        };
         tally.failure = self.failure.take().or(tally.failure);
         self.plan.share.gate.done(&self.plan.share.news, tally);
         cx.shutdown(Duration::ZERO);
