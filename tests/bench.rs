@@ -86,8 +86,14 @@ fn validate(value: &Value, schema: &Value, root: &Value, place: &str, wrong: &mu
 
 #[track_caller]
 fn is_valid(result: &Value) {
+    holds(result, "");
+}
+
+/// Holds a value against the part of the schema at this place.
+#[track_caller]
+fn holds(value: &Value, place: &str) {
     let (schema, mut wrong) = (schema(), Vec::new());
-    validate(result, &schema, &schema, "result", &mut wrong);
+    validate(value, schema.pointer(place).unwrap(), &schema, "result", &mut wrong);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -248,9 +254,13 @@ fn an_interrupted_run_tells_what_it_has() {
         let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
         let mut next =
             || -> Option<Value> { lines.next().map(|line| serde_json::from_str(&line.unwrap()).unwrap()) };
-        assert_eq!(next().unwrap()["event"], "start", "{load}");
+        let start = next().unwrap();
+        assert_eq!(start["event"], "start", "{load}");
+        holds(&start["workload"], "/properties/workload");
         if !load.contains("tokio") {
-            assert_eq!(next().unwrap()["event"], "interval", "{load}"); // others tell theirs at the end
+            let interval = next().unwrap(); // others tell theirs at the end
+            assert_eq!(interval["event"], "interval", "{load}");
+            holds(&interval["interval"], "/properties/intervals/items");
         }
         let pid = rustix::process::Pid::from_raw(run.id().cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
@@ -284,7 +294,9 @@ fn results_are_written_in_every_form() {
          [[contender]]\nname = \"c\"\ncommand = \"/there/is/no/such/server\"\n",
     )
     .unwrap();
-    let output = bench(&format!("compare {suite} -d 100ms -w 0 -q --pin none --json {comparison}"));
+    let table = path("t.md");
+    let output =
+        bench(&format!("compare {suite} -d 100ms -w 0 -q --pin none --json {comparison} --markdown {table}"));
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -295,6 +307,12 @@ fn results_are_written_in_every_form() {
     let rows: Vec<_> = told["cells"][0]["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
     assert_eq!(rows, ["a", "a again", "b"]);
     assert!(told["cells"][0]["rows"][2]["measures"]["server_cpu_ns_per_op"]["ratio"]["median"].is_number());
+    let table = std::fs::read_to_string(&table).unwrap();
+    assert!(
+        table
+            .starts_with("| load | ratio of | b | noise floor |\n|---|---|---|---|\n| `echo -c 2` | rate | "),
+        "{table}"
+    );
     assert!(bench(&format!("report {result} {comparison} --html {page}")).status.success());
     let page = std::fs::read_to_string(&page).unwrap();
     assert!(

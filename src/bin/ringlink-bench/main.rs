@@ -83,6 +83,9 @@ fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
     if let Some(path) = &flags.json {
         std::fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")?;
     }
+    if let Some(path) = &flags.markdown {
+        std::fs::write(path, compare::markdown(&comparison))?;
+    }
     json::line(compare::table(&comparison).trim_end())?;
     Ok(if signals::interrupted() { 130 } else { 0 })
 }

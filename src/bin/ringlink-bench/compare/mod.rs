@@ -2,6 +2,7 @@
 //! is held against the baseline's of its block. The baseline runs twice in each: how it differs from itself is the noise
 //! floor, below which nothing is said to differ.
 
+mod markdown;
 pub(crate) mod statistics;
 pub(crate) mod suite;
 mod table;
@@ -19,6 +20,7 @@ use crate::flags::{CompareFlags, Pin};
 use crate::pacing::Random;
 use crate::report::{Report, Tool, json};
 use crate::{run, signals};
+pub(crate) use markdown::markdown;
 use statistics::{Estimate, Verdict, median_of};
 pub(crate) use suite::BuiltIn;
 use suite::{Contender, How, Suite};

@@ -50,6 +50,9 @@ pub(crate) struct CompareFlags {
     /// Write the comparison as JSON.
     #[arg(short = 'J', long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write its ratios as a Markdown table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -10,6 +10,17 @@ use super::{CommonFlags, parse_connections, parse_count, parse_piece, parse_rate
 use crate::engine::{Close, Engine};
 use crate::pacing::{Arrival, Sizes};
 
+/// What both ends are made of.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct EndFlags {
+    /// What the far end is made of, where it is ours; of fan ringlink or ringlink-tokio-uring.
+    #[arg(long, value_enum, default_value_t = Backend::Ringlink, conflicts_with = "target")]
+    pub(crate) with: Backend,
+    /// What generates the load.
+    #[arg(long, value_enum, default_value_t = Engine::Uring)]
+    pub(crate) engine: Engine,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EchoFlags {
     /// Connections.
@@ -33,12 +44,8 @@ pub(crate) struct EchoFlags {
     /// End after so many requests instead of a time.
     #[arg(short = 'n', long, value_parser = parse_count, conflicts_with = "duration")]
     pub(crate) count: Option<u64>,
-    /// What the far end is made of, where it is ours.
-    #[arg(long, value_enum, default_value_t = Backend::Ringlink, conflicts_with = "target")]
-    pub(crate) with: Backend,
-    /// What generates the load.
-    #[arg(long, value_enum, default_value_t = Engine::Uring)]
-    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) ends: EndFlags,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
 }
@@ -85,12 +92,8 @@ pub(crate) struct BulkFlags {
     /// looked at.
     #[arg(long, value_enum, default_value_t = Verify::Full)]
     pub(crate) verify: Verify,
-    /// What the far end is made of, where it is ours.
-    #[arg(long, value_enum, default_value_t = Backend::Ringlink, conflicts_with = "target")]
-    pub(crate) with: Backend,
-    /// What generates the load.
-    #[arg(long, value_enum, default_value_t = Engine::Uring)]
-    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) ends: EndFlags,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
 }
@@ -149,12 +152,8 @@ pub(crate) struct ConnectFlags {
     /// Dial from so many addresses in turn, 127.0.0.1 to 127.0.0.N: each has its own ports to use up.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=250))]
     pub(crate) sources: u8,
-    /// What the far end is made of, where it is ours.
-    #[arg(long, value_enum, default_value_t = Backend::Ringlink, conflicts_with = "target")]
-    pub(crate) with: Backend,
-    /// What generates the load.
-    #[arg(long, value_enum, default_value_t = Engine::Uring)]
-    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) ends: EndFlags,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
 }
@@ -190,12 +189,8 @@ pub(crate) struct IdleFlags {
     /// Bytes of a request.
     #[arg(short, long, default_value = "64")]
     pub(crate) size: Sizes,
-    /// What the far end is made of, where it is ours.
-    #[arg(long, value_enum, default_value_t = Backend::Ringlink, conflicts_with = "target")]
-    pub(crate) with: Backend,
-    /// What generates the load.
-    #[arg(long, value_enum, default_value_t = Engine::Uring)]
-    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) ends: EndFlags,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
 }
@@ -217,12 +212,8 @@ pub(crate) struct FanFlags {
     /// So many peers stop reading in the middle of the window: what do the others notice of it? Not for --mode in.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) slow: usize,
-    /// What the hub is made of, where it is ours: ringlink or ringlink-tokio-uring.
-    #[arg(long, value_enum, default_value_t = Backend::Ringlink, conflicts_with = "target")]
-    pub(crate) with: Backend,
-    /// What generates the load.
-    #[arg(long, value_enum, default_value_t = Engine::Uring)]
-    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) ends: EndFlags,
     #[command(flatten)]
     pub(crate) common: CommonFlags,
 }
@@ -247,7 +238,7 @@ pub(crate) enum OnLate {
 
 impl EchoFlags {
     pub(super) fn check(&self) -> Result<(), String> {
-        self.common.check(self.connections, self.engine == Engine::Uring, self.with)?;
+        self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)?;
         if self.size.most() * usize::from(self.pipeline) > 2 << 20 && self.pipeline > 1 {
             return Err("'--pipeline' times '--size' is more than 2 MiB on a connection".into());
         }
@@ -263,7 +254,7 @@ impl IdleFlags {
         if self.common.threads > 1 {
             return Err("'--threads' of idle is 1".into());
         }
-        self.common.check(self.connections, self.engine == Engine::Uring, self.with)
+        self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)
     }
 }
 
@@ -273,25 +264,26 @@ impl BulkFlags {
             return Err("'--verify off' with '--dir both' cannot be: an echo is told by its bytes".into());
         }
         self.common.check_without_latency()?;
-        self.common.check(self.connections, self.engine == Engine::Uring, self.with)
+        self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)
     }
 }
 
 impl ConnectFlags {
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.sources > 1 && self.engine != Engine::Epoll {
+        if self.sources > 1 && self.ends.engine != Engine::Epoll {
             return Err(
                 "'--sources' needs '--engine epoll': a node does not choose where it dials from".into()
             );
         }
-        self.common.check(self.connections, self.engine == Engine::Uring, self.with)
+        self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)
     }
 }
 
 impl FanFlags {
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.with.driver().is_none() {
-            return Err(format!("'--with {}' makes no hub: messages are relayed by ringlink", self.with));
+        if self.ends.with.driver().is_none() {
+            let with = self.ends.with;
+            return Err(format!("'--with {with}' makes no hub: messages are relayed by ringlink"));
         }
         if self.common.threads > 1 || self.common.loops > 1 {
             return Err("'--threads' and '--loops' of fan are 1".into());
@@ -318,7 +310,7 @@ impl FanFlags {
         if self.mode != FanMode::In && self.size.most() * usize::from(self.window) > 1 << 20 {
             return Err("'--window' times '--size' is more than 1 MiB on a connection".into());
         }
-        self.common.check(self.connections, self.engine == Engine::Uring, self.with)
+        self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)
     }
 }
 

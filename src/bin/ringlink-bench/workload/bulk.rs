@@ -35,13 +35,13 @@ pub(crate) fn run(flags: &BulkFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections: flags.connections,
-        with: flags.with,
+        with: flags.ends.with,
         serve,
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "bulk".into(),
-            engine: format!("{}{verified}", flags.engine),
+            engine: format!("{}{verified}", flags.ends.engine),
             size: flags.size.to_string(),
             ..Workload::default()
         },
@@ -62,7 +62,7 @@ pub(crate) fn run(flags: &BulkFlags) -> anyhow::Result<Report> {
             intervals: None,
             tally: Tally::new(),
         };
-        let engine = flags.engine;
+        let engine = flags.ends.engine;
         Box::new(move || engine.run(load, &wiring))
     })?;
     report.figures.insert(format!("{direction}_goodput_bits_per_s"), report.rate.goodput_bits_per_s);

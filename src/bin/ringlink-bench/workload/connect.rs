@@ -20,14 +20,14 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections: flags.connections,
-        with: flags.with,
+        with: flags.ends.with,
         // Closed ones linger at the far end: there must be room for both.
         serve: vec!["echo".into(), format!("--connections={}", 4 * flags.connections + 1024)],
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "connect".into(),
-            engine: flags.engine.to_string(),
+            engine: flags.ends.engine.to_string(),
             size: if flags.with_rtt { flags.size.to_string() } else { String::new() },
             ..Workload::default()
         },
@@ -52,7 +52,7 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
             tally: Tally::new(),
             scratch: Vec::new(),
         };
-        let (engine, wiring) = (flags.engine, Wiring { sources: flags.sources, ..wiring });
+        let (engine, wiring) = (flags.ends.engine, Wiring { sources: flags.sources, ..wiring });
         Box::new(move || engine.run(load, &wiring))
     })
 }

@@ -35,13 +35,13 @@ pub(crate) fn run(flags: &FanFlags) -> anyhow::Result<Report> {
     let job = Job {
         common: &flags.common,
         connections: flags.connections,
-        with: flags.with,
+        with: flags.ends.with,
         serve: vec!["msg".into(), format!("--connections={}", flags.connections + 16)],
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "fan".into(),
-            engine: format!("{mode}, {}", flags.engine),
+            engine: format!("{mode}, {}", flags.ends.engine),
             pipeline: if flags.mode == FanMode::In { 0 } else { usize::from(flags.window) },
             size: flags.size.to_string(),
             ..Workload::default()
@@ -49,7 +49,7 @@ pub(crate) fn run(flags: &FanFlags) -> anyhow::Result<Report> {
     };
     let (lengths, seed, slow) = (job.lengths(), flags.common.seed, flags.slow);
     let mut report = job.run(|share, wiring| {
-        let (engine, lanes) = (flags.engine, share.lanes);
+        let (engine, lanes) = (flags.ends.engine, share.lanes);
         let (gate, news) = (Arc::clone(&share.gate), share.news.clone());
         let plan = Plan { sizes: flags.size.clone(), lengths, seed, share };
         let outward = |relay| outward::Outward::new(&plan, relay, lanes, slow, usize::from(flags.window));
