@@ -214,7 +214,8 @@ pub(crate) fn figure(name: &str, value: f64) -> String {
 fn cost(report: &Report, lines: &mut Lines) {
     let end = |name: &str, end: &End| {
         let mut text = format!("{name} {}/op", time(end.cpu_ns_per_op));
-        if end.cpu_s_per_gb > 0.0 {
+        // Of small messages it would say nothing.
+        if end.cpu_s_per_gb > 0.0 && end.cpu_s_per_gb < 20.0 {
             write!(text, " {:.2} s/GB", end.cpu_s_per_gb).expect("a string takes all");
         }
         text

@@ -184,9 +184,9 @@ impl<'r> Collector<'r> {
         if !self.job.common.quiet && io::stderr().is_terminal() {
             let seconds = times.interval as f64 / 1e9;
             let (rate, p99) = (text::count(row.ops as f64 / seconds), text::time(row.p99_ns as f64));
-            let at = row.t_ns as f64 / 1e9;
+            let at = (row.t_ns as f64 / 1e7).round() / 100.0;
             // Nobody may be reading.
-            drop(write!(io::stderr(), "\r\x1b[K{at:.0} s  {rate}/s  p99 {p99}"));
+            drop(write!(io::stderr(), "\r\x1b[K{at} s  {rate}/s  p99 {p99}"));
             if row.t_ns + times.interval > times.until - times.from {
                 drop(write!(io::stderr(), "\r\x1b[K"));
             }
