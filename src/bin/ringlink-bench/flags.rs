@@ -335,6 +335,8 @@ mod tests {
         refused("fan --mode in --threshold max<1ms", "max<1ms");
         refused("fan -c 2 --slow 1", "--slow");
         refused("fan --mode in --slow 1", "--slow");
+        refused("fan --mode in --window 4", "--window");
+        refused("bulk h:1 --verify off", "TARGET runs already");
         refused("fan --with tokio", "--with");
         refused("idle -c 5 --active 6", "--active");
         refused("echo --threshold p99", "p99<2ms");

@@ -198,6 +198,9 @@ fn cell(
         let mut order: Vec<usize> = (0..entries.len()).collect();
         random.shuffle(&mut order);
         for entry in order {
+            if signals::interrupted() {
+                break 'blocks;
+            }
             let contender = &entries[entry];
             let mut words = contender.words(run);
             words.push(format!("--duration={}", block.duration.as_secs_f64()));

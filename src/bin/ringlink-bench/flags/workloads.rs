@@ -206,9 +206,9 @@ pub(crate) struct FanFlags {
     /// Bytes of a message, at least 8.
     #[arg(short, long, default_value = "64")]
     pub(crate) size: Sizes,
-    /// Messages under way to all peers at any time; not for --mode in.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub(crate) window: u16,
+    /// Messages under way to all peers at any time [default: 16]; not for --mode in.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    window: Option<u16>,
     /// So many peers stop reading in the middle of the window: what do the others notice of it? Not for --mode in.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) slow: usize,
@@ -263,6 +263,9 @@ impl BulkFlags {
         if self.verify == Verify::Off && self.dir == Direction::Both {
             return Err("'--verify off' with '--dir both' cannot be: an echo is told by its bytes".into());
         }
+        if self.verify == Verify::Off && self.dir == Direction::Up && self.common.target.is_some() {
+            return Err("'--verify off' is told to 'serve sink': TARGET runs already".into());
+        }
         self.common.check_without_latency()?;
         self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)
     }
@@ -280,6 +283,10 @@ impl ConnectFlags {
 }
 
 impl FanFlags {
+    pub(crate) fn window(&self) -> usize {
+        usize::from(self.window.unwrap_or(16))
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         if self.ends.with.driver().is_none() {
             let with = self.ends.with;
@@ -288,13 +295,13 @@ impl FanFlags {
         if self.common.threads > 1 || self.common.loops > 1 {
             return Err("'--threads' and '--loops' of fan are 1".into());
         }
-        if self.mode == FanMode::In && self.slow > 0 {
-            return Err("'--slow' is for peers that receive: not with '--mode in'".into());
+        if self.mode == FanMode::In && (self.slow > 0 || self.window.is_some()) {
+            return Err("'--slow' and '--window' are for peers that receive: not with '--mode in'".into());
         }
         if self.mode == FanMode::In {
             self.common.check_without_latency()?;
         }
-        // The first peer is the one that sends, and one must be left to be slowed down.
+        // The first peer sends, and one of the others must go on reading.
         if self.slow > 0 && self.slow + 2 > self.connections {
             return Err(format!(
                 "'--slow {}' of {} peers leaves none to look at",
@@ -307,7 +314,7 @@ impl FanFlags {
         if self.size.most() > 1 << 20 {
             return Err("'--size' of a message is at most 1 MiB: the peers send each in one frame".into());
         }
-        if self.mode != FanMode::In && self.size.most() * usize::from(self.window) > 1 << 20 {
+        if self.mode != FanMode::In && self.size.most() * self.window() > 1 << 20 {
             return Err("'--window' times '--size' is more than 1 MiB on a connection".into());
         }
         self.common.check(self.connections, self.ends.engine == Engine::Uring, self.ends.with)

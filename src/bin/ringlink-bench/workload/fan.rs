@@ -42,7 +42,7 @@ pub(crate) fn run(flags: &FanFlags) -> anyhow::Result<Report> {
         workload: Workload {
             kind: "fan".into(),
             engine: format!("{mode}, {}", flags.ends.engine),
-            pipeline: if flags.mode == FanMode::In { 0 } else { usize::from(flags.window) },
+            pipeline: if flags.mode == FanMode::In { 0 } else { flags.window() },
             size: flags.size.to_string(),
             ..Workload::default()
         },
@@ -52,7 +52,7 @@ pub(crate) fn run(flags: &FanFlags) -> anyhow::Result<Report> {
         let (engine, lanes) = (flags.ends.engine, share.lanes);
         let (gate, news) = (Arc::clone(&share.gate), share.news.clone());
         let plan = Plan { sizes: flags.size.clone(), lengths, seed, share };
-        let outward = |relay| outward::Outward::new(&plan, relay, lanes, slow, usize::from(flags.window));
+        let outward = |relay| outward::Outward::new(&plan, relay, lanes, slow, flags.window());
         match flags.mode {
             FanMode::In => {
                 let load = Fan::new(inward::Inward::new(plan, lanes), lanes, gate, news);
