@@ -61,10 +61,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("'{unit}' is no unit of time; there are ns, us, ms, s, m and h")),
     };
     // What is below a nanosecond is left out.
-    let nanos = number * nanos / SCALE;
+    let nanos = number.checked_mul(nanos).and_then(|scaled| u64::try_from(scaled / SCALE).ok());
     // Sums of a time and a hundred years never overflow.
     let century = Duration::from_secs(100 * 366 * 86_400);
-    let duration = u64::try_from(nanos).ok().map(Duration::from_nanos).filter(|d| *d <= century);
+    let duration = nanos.map(Duration::from_nanos).filter(|duration| *duration <= century);
     duration.ok_or_else(|| format!("{text} is too long"))
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct Row {
     pub(crate) generator_bound: usize,
     /// In how many valid runs neighbours or the hypervisor took part.
     pub(crate) disturbed: usize,
+    /// Why the first of the runs that are not valid is not.
+    pub(crate) failure: Option<String>,
     pub(crate) measures: BTreeMap<Measure, Compared>,
 }
 
@@ -133,8 +135,8 @@ impl Block {
     }
 }
 
-/// The figures of a contender, by block; none where a run failed.
-type Runs = Vec<Option<Figures>>;
+/// What became of a contender's runs, by block.
+type Runs = Vec<anyhow::Result<Figures>>;
 
 pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
     let suites = Suite::all(flags)?;
@@ -193,7 +195,7 @@ fn cell(
     let mut again = entries.first().context("no contender can do this")?.clone();
     again.name = format!("{} {AGAIN}", again.name);
     entries.insert(1, again);
-    let mut runs: Vec<Runs> = vec![Runs::new(); entries.len()];
+    let mut runs: Vec<Runs> = entries.iter().map(|_| Runs::new()).collect();
     'blocks: for number in 1..=blocks {
         let mut order: Vec<usize> = (0..entries.len()).collect();
         random.shuffle(&mut order);
@@ -216,7 +218,7 @@ fn cell(
                 };
                 tracing::info!("{run}: block {number} of {blocks}: {}: {told}", contender.name);
             }
-            runs[entry].push(measured.ok());
+            runs[entry].push(measured);
         }
     }
     let without = without.into_iter().map(|contender| contender.name).collect();
@@ -227,10 +229,9 @@ fn cell(
 fn evaluate(run: &str, without: Vec<String>, entries: &[Contender], runs: &[Runs]) -> Cell {
     let ratios = |entry: usize, measure: Measure| {
         let pairs = runs[entry].iter().zip(&runs[0]);
-        let ratio = |(a, b): (&Option<Figures>, &Option<Figures>)| {
-            Some(measure.of(a.as_ref()?)? / measure.of(b.as_ref()?).filter(|b| *b > 0.0)?)
-        };
-        Estimate::of(&pairs.filter_map(ratio).collect::<Vec<_>>())
+        let both = pairs.filter_map(|(a, b)| a.as_ref().ok().zip(b.as_ref().ok()));
+        let ratio = |(a, b)| Some(measure.of(a)? / measure.of(b).filter(|b| *b > 0.0)?);
+        Estimate::of(&both.filter_map(ratio).collect::<Vec<_>>())
     };
     let floor = |measure| Some((measure, ratios(1, measure)?.spread()));
     let noise_floor: BTreeMap<Measure, f64> = Measure::ALL.into_iter().filter_map(floor).collect();
@@ -248,6 +249,7 @@ fn evaluate(run: &str, without: Vec<String>, entries: &[Contender], runs: &[Runs
             valid: valid.len(),
             generator_bound: valid.iter().filter(|figures| figures.generator_bound).count(),
             disturbed: valid.iter().filter(|figures| figures.disturbed).count(),
+            failure: runs[entry].iter().find_map(|run| run.as_ref().err().map(|error| format!("{error:#}"))),
             measures: Measure::ALL.into_iter().filter_map(compared).collect(),
         }
     };

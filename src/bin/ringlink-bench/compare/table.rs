@@ -75,6 +75,7 @@ pub(crate) fn notes(row: &Row) -> String {
     if row.disturbed > 0 {
         notes.push(format!("disturbed {}/{}", row.disturbed, row.valid));
     }
+    notes.extend(row.failure.as_ref().map(|failure| format!("{} failed: {failure}", row.runs - row.valid)));
     notes.join(", ")
 }
 
