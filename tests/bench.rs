@@ -1,8 +1,12 @@
 //! The load tester as its users meet it: exit codes, and its JSON held against the schema that is shipped with it.
 #![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
-use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use serde_json::Value;
 
@@ -82,8 +86,14 @@ fn validate(value: &Value, schema: &Value, root: &Value, place: &str, wrong: &mu
 
 #[track_caller]
 fn is_valid(result: &Value) {
+    holds(result, "");
+}
+
+/// Holds a value against the part of the schema at this place.
+#[track_caller]
+fn holds(value: &Value, place: &str) {
     let (schema, mut wrong) = (schema(), Vec::new());
-    validate(result, &schema, &schema, "result", &mut wrong);
+    validate(value, schema.pointer(place).unwrap(), &schema, "result", &mut wrong);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -94,8 +104,24 @@ fn results_are_as_the_schema_says() {
     for line in [
         "echo -c 4",
         "echo -c 4 -R 1000 --arrival poisson --engine epoll",
+        "echo -c 4 --with tokio-uring",
+        "echo -c 4 --loops 2 --busy-poll 20us",
         "msg -c 2 --threads 2 -s 64",
+        "msg --from thread -s 64",
         "msg --with tokio",
+        "msg --with threads -c 2",
+        "bulk -c 2",
+        "bulk --dir down --with tokio --engine epoll",
+        "bulk --dir up --with threads --verify off",
+        "bulk --dir up --with tokio-uring",
+        "bulk --dir down --with tokio-uring",
+        "bulk --dir both --with threads",
+        "connect --with-rtt --close rst",
+        "idle -c 50 --active 5",
+        "fan -c 5",
+        "fan -c 5 --mode out --engine epoll",
+        "fan -c 5 --mode in --with ringlink-tokio-uring",
+        "fan -c 5 --slow 2",
     ] {
         let result = json(&format!("{line} {SHORT}"), 0);
         is_valid(&result);
@@ -129,6 +155,10 @@ fn exit_codes_say_what_went_wrong() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = bench(&format!("echo {nobody} -d 1s"));
     assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+    let refused = json(&format!("echo {nobody} -d 1s --json -"), 1);
+    is_valid(&refused);
+    assert_eq!(refused["status"], "error");
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("Refused")), "{refused}");
     assert_eq!(bench("echo --no-such-flag").status.code(), Some(2));
     let missed = json(&format!("echo -c 1 --threshold p50<1ns {SHORT}"), 99);
     assert_eq!(missed["thresholds"][0]["ok"], false);
@@ -137,12 +167,12 @@ fn exit_codes_say_what_went_wrong() {
     is_valid(&strict);
 }
 
-#[test]
-fn a_faulty_server_is_found_out() {
-    use std::io::{BufRead as _, BufReader};
-    use std::process::Stdio;
+/// A server of ours, and where it listens.
+fn serve(words: &[&str]) -> (Child, String) {
     let mut server = Command::new(env!("CARGO_BIN_EXE_ringlink-bench"))
-        .args(["serve", "echo", "--faulty", "corrupt", "--supervised"])
+        .arg("serve")
+        .args(words)
+        .arg("--supervised")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -150,6 +180,12 @@ fn a_faulty_server_is_found_out() {
     let mut ready = String::new();
     BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
     let address = ready.split_whitespace().nth(1).unwrap().to_owned();
+    (server, address)
+}
+
+#[test]
+fn a_faulty_server_is_found_out() {
+    let (mut server, address) = serve(&["echo", "--faulty", "corrupt"]);
     let result = json(&format!("echo {address} -c 2 {SHORT}"), 3);
     drop(server.stdin.take());
     server.wait().unwrap();
@@ -157,4 +193,167 @@ fn a_faulty_server_is_found_out() {
     assert_eq!(result["status"], "error");
     assert!(result["totals"]["errors"]["corrupt"].as_u64() >= Some(1), "{result}");
     assert!(result["error"].as_str().is_some_and(|error| error.contains("is wrong")), "{result}");
+}
+
+/// A server of plain sockets, which does this with each connection.
+fn plain(each: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let each = each.clone();
+            thread::spawn(move || each(stream));
+        }
+    });
+    address
+}
+
+#[test]
+fn every_load_finds_wrong_bytes() {
+    let liar = plain(|mut stream| {
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = stream.read(&mut buffer) {
+            buffer[len - 1] ^= 1;
+            if stream.write_all(&buffer[..len]).is_err() {
+                return;
+            }
+        }
+    });
+    for load in ["echo -c 1", "bulk --dir both", "connect -c 1 --with-rtt", "idle -c 2 --active 1"] {
+        let (kind, rest) = load.split_once(' ').unwrap();
+        let result = json(&format!("{kind} {liar} {rest} {SHORT} --timeout 100ms"), 3);
+        is_valid(&result);
+        assert!(result["totals"]["errors"]["corrupt"].as_u64() >= Some(1), "{load}: {result}");
+    }
+    // What is no ringlink node says no hello.
+    for load in ["msg", "fan -c 2"] {
+        let (kind, rest) = load.split_once(' ').unwrap_or((load, ""));
+        let output = bench(&format!("{kind} {liar} {rest} {SHORT}"));
+        assert!(matches!(output.status.code(), Some(1 | 3)), "{load}: {output:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_tells_what_it_has() {
+    for load in [
+        "echo -c 2",
+        "msg",
+        "msg --from thread",
+        "msg --with tokio",
+        "bulk",
+        "connect",
+        "fan -c 3",
+        "fan -c 3 --mode in",
+    ] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_ringlink-bench"))
+            .args(load.split_whitespace())
+            .args("-d 1h -w 0 -i 50ms --json-stream --quiet --pin none".split_whitespace())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+        let mut next =
+            || -> Option<Value> { lines.next().map(|line| serde_json::from_str(&line.unwrap()).unwrap()) };
+        let start = next().unwrap();
+        assert_eq!(start["event"], "start", "{load}");
+        holds(&start["workload"], "/properties/workload");
+        if !load.contains("tokio") {
+            let interval = next().unwrap(); // others tell theirs at the end
+            assert_eq!(interval["event"], "interval", "{load}");
+            holds(&interval["interval"], "/properties/intervals/items");
+        }
+        let pid = rustix::process::Pid::from_raw(run.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let last = std::iter::from_fn(next).last().unwrap();
+        assert_eq!(last["event"], "end", "{load}");
+        assert_eq!(last["report"]["status"], "partial", "{load}: {last}");
+        is_valid(&last["report"]);
+        assert_eq!(run.wait().unwrap().code(), Some(130), "{load}");
+    }
+}
+
+#[test]
+fn results_are_written_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (csv, hgrm, result, page) = (path("i.csv"), path("p.hgrm"), path("r.json"), path("page.html"));
+    let line = format!("echo -c 2 -d 300ms -w 0 -i 100ms -q --csv {csv} --hgrm {hgrm} --json {result}");
+    let output = bench(&line);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("echo closed-loop 127.0.0.1:") && text.contains("\nOK "), "{text}");
+    assert!(std::fs::read_to_string(&csv).unwrap().lines().count() >= 3);
+    assert!(std::fs::read_to_string(&hgrm).unwrap().contains("#[Mean"));
+    let comparison = path("c.json");
+    let suite = path("s.toml");
+    std::fs::write(
+        &suite,
+        "run = [\"echo -c 2\", \"msg\"]\nblocks = 1\n\
+         [[contender]]\nname = \"a\"\nwith = \"ringlink\"\n\
+         [[contender]]\nname = \"b\"\nwith = \"tokio-uring\"\n\
+         [[contender]]\nname = \"c\"\ncommand = \"/there/is/no/such/server\"\n",
+    )
+    .unwrap();
+    let table = path("t.md");
+    let output =
+        bench(&format!("compare {suite} -d 100ms -w 0 -q --pin none --json {comparison} --markdown {table}"));
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("not measured: c: cannot start") && text.contains("not for this load: b"),
+        "{text}"
+    );
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(&comparison).unwrap()).unwrap();
+    let rows: Vec<_> = told["cells"][0]["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(rows, ["a", "a again", "b"]);
+    assert!(told["cells"][0]["rows"][2]["measures"]["server_cpu_ns_per_op"]["ratio"]["median"].is_number());
+    let table = std::fs::read_to_string(&table).unwrap();
+    assert!(
+        table
+            .starts_with("| load | ratio of | b | noise floor |\n|---|---|---|---|\n| `echo -c 2` | rate | "),
+        "{table}"
+    );
+    assert!(bench(&format!("report {result} {comparison} --html {page}")).status.success());
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(
+        page.matches("<svg").count() >= 6 && !page.contains("<script"),
+        "{}",
+        page.matches("<svg").count()
+    );
+    assert!(page.contains("ringlink-bench compare") && page.contains("--hgrm"));
+    assert_eq!(bench(&format!("diff {result} {result} --fail ops_per_s<-5%")).status.code(), Some(0));
+    assert_eq!(bench(&format!("diff {result} {result} --fail ops_per_s>-5%")).status.code(), Some(99));
+}
+
+#[test]
+fn connections_of_one_side_are_looked_at_while_they_are_open() {
+    let result = json(&format!("echo -c 7 {SHORT}"), 0);
+    for side in ["client", "server"] {
+        let info = &result["tcp_info"][side];
+        assert_eq!(info["connections"], 7, "{side}: {info}");
+        assert!(
+            info["bytes_acked"].as_u64() > Some(100) && info["congestion"].as_str() != Some(""),
+            "{info}"
+        );
+    }
+}
+
+#[test]
+fn churn_comes_from_as_many_addresses_as_it_is_told() {
+    let (peer, peers) = mpsc::channel();
+    let address = plain(move |stream| peer.send(stream.peer_addr().unwrap().ip().to_string()).unwrap());
+    let result = json(&format!("connect {address} -c 3 --sources 3 --engine epoll {SHORT}"), 0);
+    assert!(result["totals"]["verified"].as_u64() > Some(3), "{result}");
+    let seen: BTreeSet<String> = peers.try_iter().collect();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+}
+
+#[test]
+fn a_slow_peer_is_told_apart() {
+    let result = json("fan -c 4 --slow 1 -d 600ms -w 0 --json - --quiet --pin none", 0);
+    let figures = &result["figures"];
+    for name in ["isolation_ratio", "delivered_while_all_read_per_s", "delivered_beside_slow_peers_per_s"] {
+        assert!(figures[name].as_f64() > Some(0.0), "{name}: {figures}");
+    }
+    assert_eq!(result["totals"]["lost"], 0);
 }

@@ -1,9 +1,37 @@
-//! The far end of a message load test: verifies every message, counts what reached `on_message`, and says so when asked.
+//! The far end of a message load test: verifies every message, counts what reached `on_message`, and says so when asked;
+//! and passes on to all channels what is to be passed on.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::payload::{Kind, Pattern, Word};
-use crate::{ChannelId, CloseReport, Context, Handler, Mono};
+use crate::{ChannelId, ChannelInfo, CloseReport, Context, Handler, Mono};
+
+/// How a message of [`Kind::Relay`] is passed on; the lane of its word says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// By one [`Context::broadcast`].
+    Broadcast,
+    /// By a [`Context::send`] to each channel.
+    SendToEach,
+}
+
+impl Relay {
+    /// The word of a message to be passed on.
+    pub fn word(self, sequence: u64) -> Word {
+        let lane = match self {
+            Self::Broadcast => 0,
+            Self::SendToEach => 1,
+        };
+        Word { kind: Kind::Relay, lane, sequence }
+    }
+
+    fn of(message: &[u8]) -> Option<Self> {
+        let word = Word::of(message).filter(|word| word.kind == Kind::Relay)?;
+        Some(if word.lane == 0 { Self::Broadcast } else { Self::SendToEach })
+    }
+}
 
 /// What the far end had counted on a connection when it was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +99,7 @@ impl Count {
                 }
                 None
             }
-            Some(Kind::Answer) => {
+            Some(Kind::Answer | Kind::Relay) => {
                 self.answer.failures += 1;
                 None
             }
@@ -90,17 +118,41 @@ impl Count {
     }
 }
 
-/// A handler that counts the messages of each channel, and answers questions.
+/// A handler that counts the messages of each channel, answers questions, and passes on what is to be passed on.
 ///
 /// Whoever loads it decides what it is sent; so it is for tests, and runs only where it was asked for.
 #[derive(Debug, Default)]
 pub struct Bench {
     /// By the channel's slot: looked up for every message.
     counts: Vec<Count>,
+    open: Vec<ChannelId>,
+}
+
+impl Bench {
+    /// A channel whose outbox is full does not get it, which the counters of the node tell.
+    fn relay(&self, cx: &mut Context<'_>, how: Relay, message: &[u8]) {
+        match how {
+            Relay::Broadcast => {
+                cx.broadcast(&Bytes::copy_from_slice(message));
+            }
+            Relay::SendToEach => {
+                for channel in &self.open {
+                    _ = cx.send(*channel, message);
+                }
+            }
+        }
+    }
 }
 
 impl Handler for Bench {
+    fn on_open(&mut self, _: &mut Context<'_>, channel: ChannelId, _: &ChannelInfo) {
+        self.open.push(channel);
+    }
+
     fn on_message(&mut self, cx: &mut Context<'_>, channel: ChannelId, message: &[u8]) {
+        if let Some(how) = Relay::of(message) {
+            return self.relay(cx, how, message);
+        }
         let slot = channel.slot() as usize;
         if slot >= self.counts.len() {
             self.counts.resize(slot + 1, Count::default());
@@ -113,6 +165,7 @@ impl Handler for Bench {
     }
 
     fn on_close(&mut self, _: &mut Context<'_>, channel: ChannelId, _: &CloseReport) {
+        self.open.retain(|open| *open != channel);
         if let Some(count) = self.counts.get_mut(channel.slot() as usize) {
             *count = Count::default();
         }

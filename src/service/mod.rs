@@ -10,7 +10,7 @@ mod payload;
 mod pipe;
 mod sink;
 
-pub use bench::{Answer, Bench, Count, ask};
+pub use bench::{Answer, Bench, Count, Relay, ask};
 pub use echo::Echo;
 pub use payload::{Kind, Pattern, Word};
 pub use pipe::Pipe;

@@ -3,8 +3,7 @@
 //! A message is a [`Word`] that names it, and bytes of the [`Pattern`] from a place that follows from seed and word. So
 //! a message that was cut, doubled, swapped or filled with another's bytes is seen for what it is.
 
-/// A prime: no lost, doubled or swapped buffer of a usual size leaves a stream in step with the pattern.
-const PERIOD: usize = 65_521;
+const PERIOD: usize = Pattern::PERIOD;
 /// The bytes are there twice, so that those of most messages lie in one piece.
 const COPIES: usize = 2;
 
@@ -17,6 +16,8 @@ pub enum Kind {
     Ask,
     /// The answer.
     Answer,
+    /// To be passed on to all channels: see [`Relay`](super::Relay).
+    Relay,
 }
 
 /// The first 8 bytes of a message, little-endian: its number among those of its connection (40 bits), the connection
@@ -50,25 +51,26 @@ impl Word {
             Kind::Data => 0,
             Kind::Ask => 1,
             Kind::Answer => 2,
+            Kind::Relay => 3,
         };
         (self.sequence % Self::SEQUENCES) | u64::from(self.lane) << 40 | kind << 62
     }
 
-    /// The word in these bytes; `None` if they are none.
-    pub fn decode(word: u64) -> Option<Self> {
+    /// The word in these bytes.
+    pub fn decode(word: u64) -> Self {
         let kind = match word >> 62 {
             0 => Kind::Data,
             1 => Kind::Ask,
             2 => Kind::Answer,
-            _ => return None,
+            _ => Kind::Relay,
         };
         let lane = (word >> 40) as u32 % Self::LANES; // 24 bits are left
-        Some(Self { kind, lane, sequence: word % Self::SEQUENCES })
+        Self { kind, lane, sequence: word % Self::SEQUENCES }
     }
 
     /// The word a message begins with, if it is long enough for one.
     pub fn of(message: &[u8]) -> Option<Self> {
-        message.first_chunk().and_then(|word| Self::decode(u64::from_le_bytes(*word)))
+        message.first_chunk().map(|word| Self::decode(u64::from_le_bytes(*word)))
     }
 }
 
@@ -80,6 +82,10 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// Bytes after which it repeats. A prime: no lost, doubled or swapped buffer of a usual size leaves a stream in step
+    /// with the pattern.
+    pub const PERIOD: usize = 65_521;
+
     /// The pattern of a seed.
     pub fn new(seed: u64) -> Self {
         let period: Vec<u8> =
@@ -158,11 +164,10 @@ mod tests {
 
     #[test]
     fn a_word_is_read_as_it_was_written() {
-        for kind in [Kind::Data, Kind::Ask, Kind::Answer] {
+        for kind in [Kind::Data, Kind::Ask, Kind::Answer, Kind::Relay] {
             let word = Word { kind, lane: Word::LANES - 1, sequence: (1 << 40) - 1 };
-            assert_eq!(Word::decode(word.encode()), Some(word));
+            assert_eq!(Word::decode(word.encode()), word);
         }
-        assert_eq!(Word::decode(u64::MAX), None);
     }
 
     #[test]

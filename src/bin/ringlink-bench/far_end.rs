@@ -15,6 +15,7 @@ use crate::{clock, environment};
 const START: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(5);
 const STOP: Duration = Duration::from_secs(3);
+const READY: &str = "READY ";
 const PROBE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -34,12 +35,32 @@ impl FarEnd {
         Self::start(command, processor, None)
     }
 
+    /// Starts a command and waits until it says a line that begins so; where it listens is known to whoever started it.
+    pub(crate) fn start_saying(
+        command: Command,
+        processor: Option<usize>,
+        ready: &'static str,
+    ) -> anyhow::Result<Self> {
+        let mut far = Self::spawn(command, processor, 0)?;
+        far.wait_ready(None, ready)?;
+        Ok(far)
+    }
+
     /// Starts a command and waits until it says READY, or until `port` of this machine answers.
     pub(crate) fn start(
-        mut command: Command,
+        command: Command,
         processor: Option<usize>,
         port: Option<u16>,
     ) -> anyhow::Result<Self> {
+        let mut far = Self::spawn(command, processor, port.unwrap_or(0))?;
+        if let Some(line) = far.wait_ready(port, READY)? {
+            let address = line.split_whitespace().nth(1).unwrap_or_default();
+            far.address = address.parse().with_context(|| format!("the far end said: {line}"))?;
+        }
+        Ok(far)
+    }
+
+    fn spawn(mut command: Command, processor: Option<usize>, port: u16) -> anyhow::Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = environment::on_processor(processor, || {
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
@@ -55,27 +76,22 @@ impl FarEnd {
         };
         thread::Builder::new().name("far-end".into()).spawn(forward).context("cannot start a thread")?;
         let stdin = child.stdin.take();
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], port.unwrap_or(0)));
-        let mut far = Self { child, stdin, lines, address: nowhere };
-        far.address = far.wait_ready(port)?;
-        Ok(far)
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Ok(Self { child, stdin, lines, address })
     }
 
-    fn wait_ready(&mut self, port: Option<u16>) -> anyhow::Result<SocketAddr> {
+    /// The line that begins with `ready`; none when its port answered first.
+    fn wait_ready(&mut self, port: Option<u16>, ready: &str) -> anyhow::Result<Option<String>> {
         let deadline = clock::now() + clock::span(START);
         while clock::now() < deadline {
             match self.lines.recv_timeout(PROBE) {
-                Ok(line) => {
-                    if let Some(address) = line.strip_prefix("READY ") {
-                        let address = address.split_whitespace().next().unwrap_or_default();
-                        return address.parse().with_context(|| format!("the far end said: {line}"));
-                    }
-                }
+                Ok(line) if line.starts_with(ready) => return Ok(Some(line)),
+                Ok(_) => {}
                 Err(_) if self.child.try_wait()?.is_some() => bail!("the far end ended before it was ready"),
                 Err(_) => {}
             }
             if port.is_some() && TcpStream::connect_timeout(&self.address, PROBE).is_ok() {
-                return Ok(self.address);
+                return Ok(None);
             }
         }
         bail!("the far end was not ready in {START:?}")

@@ -1,6 +1,7 @@
 //! The command line: what can be written, and which flags contradict each other. Letters are those of wrk, oha and
 //! iperf3, where these agree.
 
+mod backend;
 mod tools;
 mod workloads;
 
@@ -14,8 +15,12 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ringlink::units::{parse_duration, parse_size};
 
 use crate::report::threshold::Threshold;
-pub(crate) use tools::{Backend, CompareFlags, DiffFlags, ReportFlags, ServeFlags, Service};
-pub(crate) use workloads::{BulkFlags, ConnectFlags, Direction, EchoFlags, IdleFlags, MsgFlags, OnLate};
+pub(crate) use backend::Backend;
+pub(crate) use tools::{CompareFlags, DiffFlags, ReportFlags, ServeFlags, Service};
+pub(crate) use workloads::{
+    BulkFlags, ConnectFlags, Direction, EchoFlags, FanFlags, FanMode, IdleFlags, MsgFlags, OnLate, SendFrom,
+    Verify,
+};
 
 const NOTES: &str = "\
 Without TARGET (host:port) a workload starts its own far end as a second process, on another processor.
@@ -45,6 +50,8 @@ pub(crate) enum Command {
     Connect(Box<ConnectFlags>),
     /// Connections that do nothing, what each costs, and how the few fare that do something.
     Idle(Box<IdleFlags>),
+    /// One hub and many peers: all to one, one to all, and a peer that stops reading.
+    Fan(Box<FanFlags>),
     /// Contenders under the same load, in shuffled blocks: median ratios with intervals, and a verdict in words.
     Compare(CompareFlags),
     /// What changed from one result to another.
@@ -82,6 +89,12 @@ pub(crate) struct CommonFlags {
     /// Processors: cli=1,srv=0, each optional [default: apart, where the far end is ours and there are two].
     #[arg(long, value_name = "END=CPU,…", default_value = "auto")]
     pub(crate) pin: Pin,
+    /// Loops of the far end, if it is ours and made of ringlink.
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "target", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) loops: u16,
+    /// Loops of ringlink, at either end, look for work so long before they sleep.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    pub(crate) busy_poll: Duration,
     /// Makes payloads, sizes and arrivals.
     #[arg(long, default_value = "1")]
     pub(crate) seed: u64,
@@ -168,9 +181,10 @@ impl Flags {
         let contradiction = match &self.command {
             Command::Echo(echo) => echo.check(),
             Command::Msg(msg) => msg.check(),
-            Command::Bulk(bulk) => bulk.common.check(bulk.connections),
-            Command::Connect(connect) => connect.common.check(connect.connections),
+            Command::Bulk(bulk) => bulk.check(),
+            Command::Connect(connect) => connect.check(),
             Command::Idle(idle) => idle.check(),
+            Command::Fan(fan) => fan.check(),
             Command::Serve(serve) => serve.check(),
             Command::Compare(_)
             | Command::Diff(_)
@@ -192,7 +206,15 @@ impl CommonFlags {
         self.warmup.unwrap_or(default)
     }
 
-    pub(crate) fn check(&self, connections: usize) -> Result<(), String> {
+    /// What contradicts what, for a generator that is ringlink or not, and a far end if it is ours.
+    fn check(&self, connections: usize, on_ringlink: bool, with: Backend) -> Result<(), String> {
+        let far_is_node = self.target.is_none() && with.driver().is_some();
+        if self.loops > 1 && !far_is_node {
+            return Err(format!("'--loops' is for a far end of ringlink, not of {with}"));
+        }
+        if !self.busy_poll.is_zero() && !on_ringlink && !far_is_node {
+            return Err("'--busy-poll' needs ringlink at one end: neither is".into());
+        }
         let threads = usize::from(self.threads);
         if connections < threads {
             return Err(format!("'--threads {threads}' are more than the {connections} connections"));
@@ -209,6 +231,17 @@ impl CommonFlags {
         Ok(())
     }
 
+    /// For loads that tell no latency.
+    fn check_without_latency(&self) -> Result<(), String> {
+        if self.output.hgrm.is_some() {
+            return Err("'--hgrm' is for loads that tell latencies: this one does not".into());
+        }
+        if let Some(threshold) = self.threshold.iter().find(|threshold| threshold.is_of_latency()) {
+            return Err(format!("'--threshold {threshold}' is of a latency, and this load tells none"));
+        }
+        Ok(())
+    }
+
     /// The address of TARGET.
     pub(crate) fn resolve(&self) -> anyhow::Result<Option<SocketAddr>> {
         use anyhow::Context as _;
@@ -221,11 +254,13 @@ impl CommonFlags {
 /// A number of things: `k` is a thousand.
 pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 1000),
-        None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1_000_000)),
+        Some(digits) => (digits, 1e3),
+        None => text.strip_suffix('M').map_or((text, 1.0), |digits| (digits, 1e6)),
     };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    number.filter(|n| *n > 0).ok_or_else(|| "it is a number above zero, as in 500, 50k or 2M".into())
+    let is_plain = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let number = digits.parse::<f64>().ok().filter(|_| is_plain).map(|number| (number * factor).round());
+    let counted = number.filter(|n| (1.0..=1e15).contains(n)).map(|n| n as u64);
+    counted.ok_or_else(|| "it is a number above zero, as in 500, 50k or 1.5M".into())
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -285,6 +320,25 @@ mod tests {
         refused("echo -s 1M -P 16", "2 MiB");
         refused("echo --json - --json-stream", "standard output");
         refused("serve --with tokio --faulty pad", "--faulty");
+        refused("serve msg --with tokio-uring", "tokio-uring");
+        refused("echo h:1 --with tokio", "--with");
+        refused("echo h:1 --loops 2", "--loops");
+        refused("echo --with tokio --loops 2", "--loops");
+        refused("echo h:1 --engine epoll --busy-poll 50us", "--busy-poll");
+        refused("msg --with threads --from thread", "--from");
+        refused("msg --with tokio --busy-poll 50us", "--busy-poll");
+        refused("bulk --dir both --verify off", "--verify");
+        refused("connect --sources 4", "--engine epoll");
+        refused("connect --sources 255 --engine epoll", "--sources");
+        refused("msg --hgrm x", "--hgrm");
+        refused("bulk --threshold p99<1ms", "p99<1ms");
+        refused("fan --mode in --threshold max<1ms", "max<1ms");
+        refused("fan -c 2 --slow 1", "--slow");
+        refused("fan --mode in --slow 1", "--slow");
+        refused("fan --mode in --window 4", "--window");
+        refused("bulk h:1 --verify off", "TARGET runs already");
+        refused("fan --with tokio", "--with");
+        refused("idle -c 5 --active 6", "--active");
         refused("echo --threshold p99", "p99<2ms");
     }
 
@@ -292,9 +346,11 @@ mod tests {
     fn counts_and_times_are_read_as_load_testers_write_them() {
         assert_eq!(parse_count("50k"), Ok(50_000));
         assert_eq!(parse_count("2M"), Ok(2_000_000));
+        assert_eq!(parse_count("1.5k"), Ok(1500));
+        assert_eq!(parse_time("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_time("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_time("20ms"), Ok(Duration::from_millis(20)));
-        for text in ["", "0", "-1", "k", "1G"] {
+        for text in ["", "0", "-1", "k", "1G", "1e5", "inf"] {
             assert!(parse_count(text).is_err(), "{text}");
         }
         let pin = Pin { is_auto: false, client: Some(1), server: Some(0) };

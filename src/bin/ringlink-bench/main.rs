@@ -19,6 +19,7 @@ mod run;
 mod selftest;
 mod serve;
 mod signals;
+mod tcp_info;
 mod workload;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -53,11 +54,12 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Echo(flags) => show(&workload::echo::run(&flags)?, &flags.common),
-        Command::Msg(flags) => show(&workload::msg::run(&flags)?, &flags.common),
-        Command::Bulk(flags) => show(&workload::bulk::run(&flags)?, &flags.common),
-        Command::Connect(flags) => show(&workload::connect::run(&flags)?, &flags.common),
-        Command::Idle(flags) => show(&workload::echo::run_idle(&flags)?, &flags.common),
+        Command::Echo(flags) => show("echo", workload::echo::run(&flags), &flags.common),
+        Command::Msg(flags) => show("msg", workload::msg::run(&flags), &flags.common),
+        Command::Bulk(flags) => show("bulk", workload::bulk::run(&flags), &flags.common),
+        Command::Connect(flags) => show("connect", workload::connect::run(&flags), &flags.common),
+        Command::Idle(flags) => show("idle", workload::echo::run_idle(&flags), &flags.common),
+        Command::Fan(flags) => show("fan", workload::fan::run(&flags), &flags.common),
         Command::Compare(flags) => compare_all(&flags),
         Command::Diff(flags) => diff(&flags),
         Command::Report(flags) => {
@@ -81,8 +83,11 @@ fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
     if let Some(path) = &flags.json {
         std::fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")?;
     }
+    if let Some(path) = &flags.markdown {
+        std::fs::write(path, compare::markdown(&comparison))?;
+    }
     json::line(compare::table(&comparison).trim_end())?;
-    Ok(0)
+    Ok(if signals::interrupted() { 130 } else { 0 })
 }
 
 fn diff(flags: &DiffFlags) -> anyhow::Result<u8> {
@@ -91,9 +96,22 @@ fn diff(flags: &DiffFlags) -> anyhow::Result<u8> {
     Ok(if failed { 99 } else { 0 })
 }
 
-/// Gives a result out in every form that was asked for.
-fn show(report: &Report, common: &CommonFlags) -> anyhow::Result<u8> {
+/// Gives a result out in every form that was asked for; to machines also what became of a run that could not be made.
+fn show(kind: &str, run: anyhow::Result<Report>, common: &CommonFlags) -> anyhow::Result<u8> {
     let output = &common.output;
+    let report = &match run {
+        Ok(report) => report,
+        Err(error) => {
+            let report = Report::failed(kind, common.target.as_deref(), format!("{error:#}"));
+            if let Some(path) = &output.json {
+                json::write(&report, path)?;
+            }
+            if output.json_stream {
+                json::stream(&json::Event::End { report: &report })?;
+            }
+            return Err(error);
+        }
+    };
     let mut is_told = output.json_stream;
     if let Some(path) = &output.json {
         json::write(report, path)?;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use crate::engine::Wiring;
 use crate::environment::{self, Environment};
 use crate::far_end::FarEnd;
-use crate::flags::{CommonFlags, Pin};
+use crate::flags::{Backend, CommonFlags, Pin};
 use crate::report::{self, Report, Tool, Totals, Workload};
 use crate::workload::{Gate, Lengths, News, Tally};
 use crate::{clock, signals};
@@ -24,7 +24,8 @@ use collect::{Collected, Collector};
 pub(crate) struct Job<'f> {
     pub(crate) common: &'f CommonFlags,
     pub(crate) connections: usize,
-    /// What the far end is told, where it is ours.
+    /// What the far end is made of, and what it is told, where it is ours.
+    pub(crate) with: Backend,
     pub(crate) serve: Vec<String>,
     /// Operations under way at any time in a closed loop.
     pub(crate) concurrency: Option<usize>,
@@ -64,11 +65,12 @@ impl Job<'_> {
     pub(crate) fn run(mut self, make: impl Fn(Share, Wiring) -> Body) -> anyhow::Result<Report> {
         let started = clock::unix();
         environment::raise_nofile(self.connections)?;
-        let pin = processors(self.common.pin, self.common.target.is_none(), self.common.threads);
+        let common = self.common;
+        let pin = processors(common.pin, common.target.is_none(), common.threads.max(common.loops));
         let (target, mut far) = match self.common.resolve()? {
             Some(target) => (target, None),
             None => {
-                let far = FarEnd::serve(&self.serve, pin.server)?;
+                let far = FarEnd::serve(&self.far_words(), pin.server)?;
                 (far.address, Some(far))
             }
         };
@@ -81,8 +83,10 @@ impl Job<'_> {
             let gate = Arc::clone(&gate);
             move || gate.stop()
         });
-        let collector = Collector::new(&self, server, far.as_mut(), &gate, heard);
-        let collected = collector.collect()?;
+        let collector = Collector::new(&self, target, server, far.as_mut(), &gate, heard);
+        let collected = collector.collect();
+        gate.release();
+        let collected = collected?;
         let mut calls = 0;
         for thread in threads {
             calls += thread.join().unwrap_or_else(|_| bail!("a thread of the generator panicked"))?;
@@ -90,11 +94,28 @@ impl Job<'_> {
         Ok(self.report(started, &collected, calls, gate.is_stopped()))
     }
 
+    /// What a far end of ours is started with.
+    fn far_words(&self) -> Vec<String> {
+        let common = self.common;
+        let mut words = self.serve.clone();
+        words.push(format!("--with={}", self.with));
+        words.extend((common.loops > 1).then(|| format!("--loops={}", common.loops)));
+        let spins = self.with.driver().is_some() && !common.busy_poll.is_zero();
+        words.extend(spins.then(|| format!("--busy-poll={}ns", common.busy_poll.as_nanos())));
+        words.extend(common.congestion.as_ref().map(|name| format!("--congestion={name}")));
+        words.extend(common.delay.then(|| "--delay".to_owned()));
+        words
+    }
+
     fn describe(&mut self, target: SocketAddr, pin: Pin) {
         let common = self.common;
         let workload = &mut self.workload;
         workload.target = common.target.clone().unwrap_or_else(|| target.to_string());
         workload.own_far_end = common.target.is_none();
+        if workload.own_far_end {
+            (workload.with, workload.loops) = (self.with.to_string(), usize::from(common.loops));
+        }
+        workload.busy_poll_ns = clock::span(common.busy_poll);
         workload.connections = self.connections;
         workload.threads = usize::from(common.threads);
         workload.duration_ns = if self.ends_by_count { 0 } else { clock::span(common.duration) };
@@ -103,10 +124,7 @@ impl Job<'_> {
         workload.nodelay = !common.delay;
         let system = || Environment::congestion_control();
         workload.congestion = common.congestion.clone().unwrap_or_else(system);
-        let end = |name: &str, processor: Option<usize>| processor.map(|n| format!("{name} on cpu {n}"));
-        let ends = [end("client", pin.client), end("server", pin.server)];
-        let told = ends.into_iter().flatten().collect::<Vec<_>>().join(" ");
-        workload.processors = if told.is_empty() { "not pinned".into() } else { told };
+        workload.processors = told(pin);
     }
 
     fn start_threads(
@@ -130,6 +148,8 @@ impl Job<'_> {
                 nodelay: !self.common.delay,
                 congestion: self.common.congestion.clone(),
                 processor: pin.client,
+                busy_poll: self.common.busy_poll,
+                sources: 1,
             };
             let spawned = thread::Builder::new().name(format!("load-{thread}")).spawn(make(share, wiring));
             started.push(spawned.context("cannot start a thread")?);
@@ -161,6 +181,7 @@ impl Job<'_> {
             figures: tally.figures.clone(),
             intervals: collected.intervals.clone(),
             cost,
+            tcp_info: collected.tcp_info.clone(),
             netstat_delta: collected.netstat.clone(),
             checks: Vec::new(),
             thresholds: Vec::new(),
@@ -193,6 +214,14 @@ fn totals(tally: &Tally) -> Totals {
         bytes_rx: tally.bytes_rx,
         errors: tally.errors,
     }
+}
+
+/// Where the ends run, in words.
+pub(crate) fn told(pin: Pin) -> String {
+    let end = |name: &str, processor: Option<usize>| processor.map(|n| format!("{name} on cpu {n}"));
+    let ends = [end("client", pin.client), end("server", pin.server)];
+    let told = ends.into_iter().flatten().collect::<Vec<_>>().join(" ");
+    if told.is_empty() { "not pinned".into() } else { told }
 }
 
 /// Where the ends run unless it was said: apart, if the far end is ours and there is a processor for each.

@@ -15,31 +15,31 @@ use ringlink::{Endpoint, Handler, Mode, Node, Stats};
 
 pub(crate) use faulty::Fault;
 use faulty::Faulty;
-pub(crate) use streams::Progress;
-use streams::{Source, VerifyingSink};
+pub(crate) use streams::{Arrivals, PIECE, Progress, TICK};
+use streams::{Sink, Source};
 
 use crate::contender;
 use crate::environment;
-use crate::flags::{Backend, ServeFlags, Service};
+use crate::flags::{Backend, ServeFlags, Service, Verify};
 
 /// Serves until standard input ends (`--supervised`) or a signal ends the process.
 pub(crate) fn serve(flags: &ServeFlags) -> anyhow::Result<()> {
     environment::raise_nofile(flags.connections)?;
-    let seed = flags.seed;
-    match (flags.service, flags.with) {
-        (Service::Echo, Backend::Tokio) => contender::tokio::echo(flags),
-        (Service::Echo, Backend::Threads) => contender::threads::echo(flags),
-        (Service::Msg, Backend::Tokio) => contender::tokio::receive(flags),
-        (Service::Msg, Backend::Threads) => contender::threads::receive(flags),
-        (Service::Echo, Backend::Ringlink | Backend::RinglinkTokioUring) => match flags.faulty {
-            None => node(flags, Mode::Stream, |_| Echo),
-            Some(fault) => node(flags, Mode::Stream, move |_| Faulty::new(fault)),
-        },
-        (Service::Msg, Backend::Ringlink | Backend::RinglinkTokioUring) => {
-            node(flags, Mode::Message, |_| Bench::default())
-        }
-        // The flags were checked: these are nodes.
-        (Service::Sink, _) => node(flags, Mode::Stream, move |_| VerifyingSink::new(seed)),
+    match flags.with {
+        Backend::Ringlink | Backend::RinglinkTokioUring => serve_node(flags),
+        Backend::Tokio => contender::tokio::serve(flags),
+        Backend::TokioUring => contender::tokio_uring::serve(flags),
+        Backend::Threads => contender::threads::serve(flags),
+    }
+}
+
+fn serve_node(flags: &ServeFlags) -> anyhow::Result<()> {
+    let (seed, verify) = (flags.seed, flags.verify == Verify::Full);
+    match (flags.service, flags.faulty) {
+        (Service::Echo, None) => node(flags, Mode::Stream, |_| Echo),
+        (Service::Echo, Some(fault)) => node(flags, Mode::Stream, move |_| Faulty::new(fault)),
+        (Service::Msg, _) => node(flags, Mode::Message, |_| Bench::default()),
+        (Service::Sink, _) => node(flags, Mode::Stream, move |_| Sink::new(seed, verify)),
         (Service::Source, _) => node(flags, Mode::Stream, move |_| Source::new(seed)),
     }
 }
@@ -55,8 +55,12 @@ fn node<H: Handler>(
         .driver(flags.with.driver().unwrap_or_default())
         .channels(0, channels)
         .listen(flags.listen)
-        .loops(flags.threads)
-        .socket(|socket| socket.congestion.clone_from(&flags.congestion))
+        .loops(usize::from(flags.loops))
+        .busy_poll(flags.busy_poll)
+        .socket(|socket| {
+            socket.nodelay = !flags.delay;
+            socket.congestion.clone_from(&flags.congestion);
+        })
         .start(make)?;
     let Some(Endpoint::Tcp(address)) = node.local_addrs().first() else { bail!("it listens nowhere") };
     ready(*address)?;

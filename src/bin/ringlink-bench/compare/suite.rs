@@ -1,14 +1,19 @@
-//! What is compared: of the command line, or of a TOML file that names loads and contenders.
+//! What is compared: of the command line, or of TOML files that name loads and contenders.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::str::FromStr;
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 use serde::Deserialize;
 
+use crate::contender::iperf3;
 use crate::far_end::FarEnd;
 use crate::flags::{Backend, CompareFlags};
+
+const BLOCKS: usize = 9;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Suite {
@@ -23,27 +28,79 @@ pub(crate) struct Suite {
 pub(super) struct Contender {
     pub(super) name: String,
     pub(super) how: How,
+    /// Added to the load, for this contender alone.
+    flags: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum How {
-    /// Built in: `serve --with`.
+    BuiltIn(BuiltIn),
+    /// An echo server of any make. `{port}` stands for the port it is to listen on; without one it says `READY ADDRESS`.
+    Command {
+        command: String,
+        port: Option<u16>,
+    },
+}
+
+/// What needs no command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BuiltIn {
+    /// `--with`
     With(Backend),
-    /// A server of any make. `{port}` stands for the port it is to listen on; without one it says `READY ADDRESS`.
-    Command { command: String, port: Option<u16> },
+    /// Both ends of a bulk, where it is installed.
+    Iperf3,
+}
+
+impl FromStr for BuiltIn {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let backends = || Backend::value_variants().iter();
+        match backends().find(|backend| backend.to_string() == name) {
+            Some(backend) => Ok(Self::With(*backend)),
+            None if name == "iperf3" => Ok(Self::Iperf3),
+            None => {
+                let known: Vec<_> = backends().map(ToString::to_string).collect();
+                Err(format!("there are {} and iperf3 built in, and no '{name}'", known.join(", ")))
+            }
+        }
+    }
 }
 
 impl Contender {
-    fn built_in(backend: Backend) -> Self {
-        Self { name: backend.to_string(), how: How::With(backend) }
+    fn built_in(built_in: BuiltIn) -> Self {
+        let name = match built_in {
+            BuiltIn::With(backend) => backend.to_string(),
+            BuiltIn::Iperf3 => "iperf3".into(),
+        };
+        Self { name, how: How::BuiltIn(built_in), flags: Vec::new() }
     }
 
-    /// A server of any make echoes; messages are of our own make at both ends.
+    /// The load with the words of this contender.
+    pub(super) fn words(&self, run: &str) -> Vec<String> {
+        run.split_whitespace().map(str::to_owned).chain(self.flags.iter().cloned()).collect()
+    }
+
+    /// Whether it can carry this load.
     pub(super) fn can(&self, run: &str) -> bool {
-        match self.how {
-            How::With(_) => true,
-            How::Command { .. } => run.starts_with("echo"),
+        let words = self.words(run);
+        let kind = words.first().map_or("", String::as_str);
+        let is_echo = matches!(kind, "echo" | "connect" | "idle")
+            || (kind == "bulk" && iperf3::direction(&words) == Some("both"));
+        match &self.how {
+            How::Command { .. } => is_echo,
+            How::BuiltIn(BuiltIn::Iperf3) => kind == "bulk",
+            How::BuiltIn(BuiltIn::With(backend)) => !matches!(
+                (kind, backend),
+                ("msg", Backend::TokioUring)
+                    | ("fan", Backend::Tokio | Backend::TokioUring | Backend::Threads)
+            ),
         }
+    }
+
+    /// Whether it serves echoes, by which it can be checked.
+    pub(super) fn echoes(&self) -> bool {
+        !matches!(self.how, How::BuiltIn(BuiltIn::Iperf3))
     }
 }
 
@@ -56,58 +113,72 @@ struct File {
     contender: Vec<Entry>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
     with: Option<String>,
     command: Option<String>,
     port: Option<u16>,
+    #[serde(default)]
+    flags: String,
 }
 
 impl Entry {
     fn contender(self) -> anyhow::Result<Contender> {
         let name = self.name;
         let how = match (self.with, self.command) {
-            (Some(with), None) => {
-                let backend = Backend::from_str(&with, false);
-                How::With(backend.map_err(|_| anyhow::anyhow!("{name}: there is no '{with}' built in"))?)
+            (Some(with), None) if self.port.is_none() => {
+                How::BuiltIn(with.parse().map_err(|why| anyhow::anyhow!("{name}: {why}"))?)
             }
             (None, Some(command)) => How::Command { command, port: self.port },
-            _ => anyhow::bail!("{name}: a contender has either 'with' or 'command'"),
+            _ => anyhow::bail!("{name}: a contender has either 'with', or 'command' and perhaps 'port'"),
         };
-        Ok(Contender { name, how })
+        Ok(Contender { name, how, flags: self.flags.split_whitespace().map(str::to_owned).collect() })
     }
 }
 
 impl Suite {
-    pub(super) fn of(flags: &CompareFlags) -> anyhow::Result<Self> {
-        let built_in = flags.against.iter().copied().map(Contender::built_in).collect();
-        let mut suite =
-            Self { runs: flags.run.clone(), blocks: flags.blocks.unwrap_or(9), contenders: built_in };
-        if let Some(path) = &flags.suite {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let file: File =
-                toml::from_str(&text).with_context(|| format!("{} is no suite", path.display()))?;
-            suite.runs.extend(file.run);
-            suite.blocks = flags.blocks.or(file.blocks).unwrap_or(9);
-            if !file.contender.is_empty() {
-                suite.contenders =
-                    file.contender.into_iter().map(Entry::contender).collect::<anyhow::Result<_>>()?;
-            }
+    /// That of the command line, and those of the files.
+    pub(super) fn all(flags: &CompareFlags) -> anyhow::Result<Vec<Self>> {
+        let mut suites = Vec::new();
+        if !flags.run.is_empty() || flags.suites.is_empty() {
+            let default = flags.run.is_empty().then(|| "echo".to_owned());
+            suites.push(Self {
+                runs: flags.run.iter().cloned().chain(default).collect(),
+                blocks: flags.blocks.unwrap_or(BLOCKS),
+                contenders: flags.against.iter().copied().map(Contender::built_in).collect(),
+            });
         }
-        if suite.runs.is_empty() {
-            suite.runs.push("echo".into());
+        for path in &flags.suites {
+            suites.push(Self::read(path, flags).with_context(|| format!("{} is no suite", path.display()))?);
         }
-        for run in &suite.runs {
-            ensure!(
-                run.starts_with("echo") || run.starts_with("msg"),
-                "'{run}': echo and msg can be compared"
-            );
+        for suite in &suites {
+            suite.check()?;
         }
-        ensure!(suite.blocks >= 1, "there must be at least one block");
-        ensure!(!suite.contenders.is_empty(), "there is nobody to compare");
-        Ok(suite)
+        Ok(suites)
+    }
+
+    fn read(path: &Path, flags: &CompareFlags) -> anyhow::Result<Self> {
+        let file: File = toml::from_str(&fs::read_to_string(path)?)?;
+        let contenders = if file.contender.is_empty() {
+            flags.against.iter().copied().map(Contender::built_in).collect()
+        } else {
+            file.contender.into_iter().map(Entry::contender).collect::<anyhow::Result<_>>()?
+        };
+        Ok(Self { runs: file.run, blocks: flags.blocks.or(file.blocks).unwrap_or(BLOCKS), contenders })
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.blocks >= 1, "there must be at least one block");
+        let baseline = self.contenders.first().context("there is nobody to compare")?;
+        for run in &self.runs {
+            let kind = run.split_whitespace().next().unwrap_or_default();
+            let known = ["echo", "msg", "bulk", "connect", "idle", "fan"];
+            ensure!(known.contains(&kind), "'{run}': there are {}", known.join(", "));
+            ensure!(baseline.can(run), "'{run}' cannot be carried by {}, the baseline", baseline.name);
+        }
+        Ok(())
     }
 }
 
@@ -131,24 +202,48 @@ mod tests {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let file: File = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-            assert!(!file.run.is_empty(), "{}", path.display());
-            file.contender.into_iter().for_each(|entry| drop(entry.contender().unwrap()));
+            let contenders: Vec<_> = file.contender.into_iter().map(|e| e.contender().unwrap()).collect();
+            let baseline = contenders.first().cloned();
+            let baseline = baseline.unwrap_or(Contender::built_in(BuiltIn::With(Backend::Ringlink)));
+            assert!(
+                !file.run.is_empty() && file.run.iter().all(|run| baseline.can(run)),
+                "{}",
+                path.display()
+            );
             seen += 1;
         }
-        assert!(seen >= 2);
+        assert!(seen >= 8);
     }
 
     #[test]
     fn a_contender_is_either_built_in_or_a_command() {
-        let entry = |with: Option<&str>, command: Option<&str>| Entry {
-            name: "x".into(),
-            with: with.map(str::to_owned),
-            command: command.map(str::to_owned),
-            port: None,
+        let entry = |with: Option<&str>, command: Option<&str>| {
+            let (with, command) = (with.map(str::to_owned), command.map(str::to_owned));
+            Entry { name: "x".into(), with, command, ..Entry::default() }.contender()
         };
-        assert!(entry(Some("tokio"), None).contender().is_ok());
-        assert!(entry(Some("libevent"), None).contender().is_err());
-        assert!(entry(None, None).contender().is_err());
-        assert!(entry(Some("tokio"), Some("x")).contender().is_err());
+        assert!(entry(Some("tokio"), None).is_ok());
+        assert!(entry(Some("libevent"), None).unwrap_err().to_string().contains("tokio-uring"));
+        assert!(entry(None, None).is_err());
+        assert!(entry(Some("tokio"), Some("x")).is_err());
+    }
+
+    #[test]
+    fn contenders_carry_what_they_can() {
+        let built_in = |name: &str| Contender::built_in(name.parse().unwrap());
+        let command = Entry { name: "x".into(), command: Some("x".into()), ..Entry::default() };
+        let command = command.contender().unwrap();
+        for (contender, run, can) in [
+            (built_in("tokio"), "bulk", true),
+            (built_in("tokio-uring"), "echo -c 1", true),
+            (built_in("tokio-uring"), "msg", false),
+            (built_in("tokio"), "fan", false),
+            (built_in("iperf3"), "bulk --dir down", true),
+            (built_in("iperf3"), "echo", false),
+            (command.clone(), "connect --with-rtt", true),
+            (command.clone(), "bulk --dir both", true),
+            (command, "bulk --dir=up", false),
+        ] {
+            assert_eq!(contender.can(run), can, "{} {run}", contender.name);
+        }
     }
 }

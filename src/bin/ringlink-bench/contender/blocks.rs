@@ -4,10 +4,10 @@
 use ringlink::service::Answer;
 
 use crate::clock;
+use crate::workload::Times;
 use crate::workload::msg::{Marks, Plan, Sent, Source, conclude, tell_intervals};
-use crate::workload::{News, Times};
 
-use super::frames;
+use super::frames::{self, Kind};
 
 /// The blocks of one connection.
 pub(super) struct Blocks {
@@ -29,8 +29,8 @@ impl Blocks {
             return false;
         }
         let is_stopped = plan.share.gate.is_stopped();
-        if self.marks.pass(clock::now()) || is_stopped {
-            frames::write(&source.ask(), block);
+        if self.marks.pass(clock::now(), is_stopped) {
+            frames::write(Kind::Data, &source.ask(), block);
             self.ended = is_stopped || self.marks.next().is_none();
             return true;
         }
@@ -48,8 +48,9 @@ impl Blocks {
     }
 }
 
-/// How a connection ended.
-pub(super) struct LaneEnd {
+/// How a connection ended. It is open as long as this lives.
+pub(super) struct LaneEnd<C> {
+    pub(super) _connection: C,
     pub(super) sent: Sent,
     pub(super) answers: Vec<Answer>,
     pub(super) times: Times,
@@ -57,14 +58,13 @@ pub(super) struct LaneEnd {
     pub(super) calls: u64,
 }
 
-impl LaneEnd {
+impl<C> LaneEnd<C> {
     /// Tells the run what all connections of a thread came to.
-    pub(super) fn conclude(ends: Vec<Self>, plan: &Plan) {
+    pub(super) fn conclude(ends: &[Self], plan: &Plan) {
         let Some((times, expected)) = ends.first().map(|end| (end.times, end.expected)) else { return };
-        let lanes: Vec<_> = ends.into_iter().map(|end| (end.sent, end.answers)).collect();
+        let lanes: Vec<_> = ends.iter().map(|end| (end.sent, end.answers.clone())).collect();
         let answers: Vec<_> = lanes.iter().map(|(_, answers)| answers.clone()).collect();
         tell_intervals(&answers, &mut 0, &plan.share);
-        // Nobody listens any more after an error; the run is over then.
-        drop(plan.share.news.send(News::Done(Box::new(conclude(&lanes, times, expected)))));
+        plan.share.gate.done(&plan.share.news, conclude(&lanes, times, expected));
     }
 }

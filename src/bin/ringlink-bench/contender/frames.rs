@@ -1,8 +1,10 @@
-//! ringlink's frames without ringlink: the 8 bytes before each message, for contenders that carry the same. One word: the
-//! length in the low 24 bits, a check byte at the top.
+//! ringlink's protocol without ringlink: the 8 bytes before each message, for contenders that carry the same, and the
+//! hello and pong of a peer that is one only by what it says. The head is one word: the length in the low 24 bits, a
+//! kind above it, a check byte at the top.
 
 use ringlink::Mono;
 use ringlink::service::{Answer, Count};
+use sha2::{Digest as _, Sha256};
 
 use crate::clock;
 
@@ -10,36 +12,90 @@ pub(crate) const HEADER: usize = 8;
 /// What the contenders read and write at once.
 pub(crate) const BLOCK: usize = 256 << 10;
 const LOW: u64 = (1 << 56) - 1;
-const LONGEST: u64 = (1 << 24) - 1;
+const LENGTH: u64 = (1 << 24) - 1;
 
-pub(crate) fn header(len: usize) -> [u8; HEADER] {
-    let low = len as u64;
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Data,
+    Ping,
+    Pong,
+    Hello,
+    GoAway,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [Self::Data, Self::Ping, Self::Pong, Self::Hello, Self::GoAway];
+}
+
+fn head(kind: Kind, len: usize) -> [u8; HEADER] {
+    let low = len as u64 | (kind as u64) << 24;
     (low | (low.wrapping_mul(0x9E37_79B9_7F4A_7C15) & !LOW)).to_le_bytes()
 }
 
-/// Adds a whole frame.
-pub(crate) fn write(message: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&header(message.len()));
-    out.extend_from_slice(message);
+/// The header of a message.
+#[inline]
+pub(crate) fn header(len: usize) -> [u8; HEADER] {
+    head(Kind::Data, len)
 }
 
-/// The first message in `data`, and how many bytes its frame has; none until all of it is there.
-pub(crate) fn first(data: &[u8]) -> Result<Option<(&[u8], usize)>, &'static str> {
-    let Some((head, rest)) = data.split_first_chunk::<HEADER>() else { return Ok(None) };
-    let low = u64::from_le_bytes(*head) & LOW;
-    let len = usize::try_from(low).unwrap_or(usize::MAX);
-    if low > LONGEST || *head != header(len) {
-        return Err("the header of a frame is wrong");
+/// Adds a whole frame.
+pub(crate) fn write(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&head(kind, payload.len()));
+    out.extend_from_slice(payload);
+}
+
+/// A frame's kind, its payload, and how many bytes it has in all.
+pub(crate) type Frame<'d> = (Kind, &'d [u8], usize);
+
+/// The first frame in `data`; none until all of it is there.
+#[inline]
+pub(crate) fn first(data: &[u8]) -> Result<Option<Frame<'_>>, &'static str> {
+    let Some((read, rest)) = data.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let low = u64::from_le_bytes(*read) & LOW;
+    let len = usize::try_from(low & LENGTH).unwrap_or(usize::MAX);
+    let kind = usize::try_from(low >> 24).ok().and_then(|code| Kind::ALL.get(code));
+    match kind {
+        Some(kind) if *read == head(*kind, len) => {
+            Ok(rest.get(..len).map(|payload| (*kind, payload, HEADER + len)))
+        }
+        Some(_) | None => Err("the header of a frame is wrong"),
     }
-    Ok(rest.get(..len).map(|message| (message, HEADER + len)))
 }
 
 /// Moves the answers out of `data`; what is no answer is passed over, and missed by whoever counts them.
 pub(crate) fn take_answers(data: &mut Vec<u8>, answers: &mut Vec<Answer>) {
-    while let Ok(Some((message, len))) = first(data) {
+    while let Ok(Some((_, message, len))) = first(data) {
         answers.extend(Answer::decode(message));
         data.drain(..len);
     }
+}
+
+/// The payload of a hello of the node with this number: what `link/hello.rs` of the library reads.
+pub(crate) fn hello(number: u32) -> Vec<u8> {
+    let network = Sha256::new().chain_update(b"ringlink network\0").finalize();
+    let (mut node, mut instance) = ([0; 32], [0; 16]);
+    let place = (clock::unix() << 22 | u64::from(number)).to_le_bytes();
+    node[..8].copy_from_slice(&place);
+    instance[..8].copy_from_slice(&place);
+    [
+        &b"\x89RING\r\n\x1a"[..],
+        &1_u16.to_le_bytes(), // lowest version
+        &1_u16.to_le_bytes(), // highest
+        &[0; 16],             // features
+        &network[..16],
+        &node,
+        &instance,
+        &(1_u32 << 20).to_le_bytes(),  // max_frame
+        &(16_u32 << 20).to_le_bytes(), // max_message
+        &5000_u32.to_le_bytes(),       // heartbeat, ms
+    ]
+    .concat()
+}
+
+/// The payload that answers a ping at once.
+pub(crate) fn pong(ping: &[u8]) -> Vec<u8> {
+    [ping, &[0; 8]].concat()
 }
 
 /// The receiving end of a connection: a buffer that is read into, and what is counted of it.
@@ -67,9 +123,12 @@ impl Inbox {
     pub(crate) fn take(&mut self, len: usize, answers: &mut Vec<u8>) -> Result<(), &'static str> {
         self.filled += len;
         let (mut at, now) = (0, Mono::from_nanos(clock::now()));
-        while let Some((message, len)) = first(&self.buffer[at..self.filled])? {
+        while let Some((kind, message, len)) = first(&self.buffer[at..self.filled])? {
+            if kind != Kind::Data {
+                return Err("only messages are carried here");
+            }
             if let Some(answer) = self.count.take(message, now) {
-                write(&answer, answers);
+                write(Kind::Data, &answer, answers);
             }
             at += len;
         }
@@ -87,13 +146,13 @@ mod tests {
     #[test]
     fn frames_are_counted_however_they_are_cut() {
         let (pattern, mut stream) = (Pattern::new(7), Vec::new());
-        write(&ask(0, 7), &mut stream);
+        write(Kind::Data, &ask(0, 7), &mut stream);
         for (n, size) in [8, 64, 1000, 300_000].into_iter().enumerate() {
             let mut message = Vec::new();
             pattern.write(Word::data(0, n as u64), size, &mut message);
-            write(&message, &mut stream);
+            write(Kind::Data, &message, &mut stream);
         }
-        write(&ask(0, 7), &mut stream);
+        write(Kind::Data, &ask(0, 7), &mut stream);
         for piece in [1, 7, 4096, BLOCK] {
             let (mut inbox, mut answers) = (Inbox::new(), Vec::new());
             let mut rest = &stream[..];
@@ -104,8 +163,8 @@ mod tests {
                 inbox.take(part.len(), &mut answers).unwrap();
                 rest = after;
             }
-            let (_, len) = first(&answers).unwrap().unwrap();
-            let (last, _) = first(&answers[len..]).unwrap().unwrap();
+            let (_, _, len) = first(&answers).unwrap().unwrap();
+            let (_, last, _) = first(&answers[len..]).unwrap().unwrap();
             let answer = Answer::decode(last).unwrap();
             assert_eq!((answer.messages, answer.bytes, answer.failures), (4, 301_072, 0), "{piece}");
         }
@@ -114,8 +173,12 @@ mod tests {
     #[test]
     fn a_wrong_header_is_seen() {
         let mut frame = Vec::new();
-        write(b"12345678", &mut frame);
-        frame[0] ^= 1;
-        assert!(first(&frame).is_err());
+        write(Kind::Data, b"12345678", &mut frame);
+        assert!(first(&frame).is_ok());
+        for byte in 0..HEADER {
+            frame[byte] ^= 1;
+            assert!(first(&frame).is_err(), "{byte}");
+            frame[byte] ^= 1;
+        }
     }
 }

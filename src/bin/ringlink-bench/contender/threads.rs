@@ -1,73 +1,101 @@
 //! One blocking thread for each connection: `std::net` alone.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::thread;
 
-use anyhow::{Context as _, bail};
-use ringlink::service::Answer;
+use anyhow::bail;
+use ringlink::service::{Answer, Pattern};
 
-use super::GATE;
 use super::blocks::{Blocks, LaneEnd};
-use super::frames::{self, Inbox};
+use super::frames::{self, Inbox, Kind};
+use super::{ECHO_BUFFER, GATE, SINK_BUFFER};
 use crate::engine::Wiring;
-use crate::flags::ServeFlags;
+use crate::flags::{ServeFlags, Service, Verify};
+use crate::serve::{Arrivals, PIECE, TICK};
 use crate::workload::News;
 use crate::workload::msg::{Plan, Source};
 use crate::{clock, environment, serve};
 
-const ECHO_BUFFER: usize = 16 << 10;
 /// Enough for an echo's few frames, so that thousands of threads fit.
 const STACK: usize = 128 << 10;
 
-pub(crate) fn echo(flags: &ServeFlags) -> anyhow::Result<()> {
-    serve_each(flags, |mut stream| {
-        let mut buffer = vec![0; ECHO_BUFFER];
-        while let Ok(len @ 1..) = stream.read(&mut buffer) {
-            if stream.write_all(&buffer[..len]).is_err() {
-                return;
-            }
+pub(crate) fn serve(flags: &ServeFlags) -> anyhow::Result<()> {
+    let pattern = Arc::new(Pattern::new(flags.seed));
+    match flags.service {
+        Service::Echo => serve_each(flags, echo),
+        Service::Msg => serve_each(flags, receive),
+        Service::Sink => {
+            let pattern = Some(pattern).filter(|_| flags.verify == Verify::Full);
+            serve_each(flags, move |stream| sink(stream, pattern.as_deref()))
         }
-    })
+        Service::Source => serve_each(flags, move |stream| source(stream, &pattern)),
+    }
 }
 
 /// Listens, and gives each connection to a thread of its own.
 fn serve_each(flags: &ServeFlags, each: impl Fn(TcpStream) + Clone + Send + 'static) -> anyhow::Result<()> {
-    let listener =
-        TcpListener::bind(flags.listen).with_context(|| format!("cannot listen on {}", flags.listen))?;
+    let listener = super::listen(flags)?;
     serve::ready(listener.local_addr()?)?;
-    let accept = move || {
+    super::supervise(flags, move || {
         for stream in listener.incoming().flatten() {
             let each = each.clone();
-            let start = move || {
-                drop(stream.set_nodelay(true));
-                each(stream);
-            };
-            if let Err(error) = thread::Builder::new().stack_size(STACK).spawn(start) {
+            if let Err(error) = thread::Builder::new().stack_size(STACK).spawn(move || each(stream)) {
                 tracing::error!(%error, "cannot start a thread");
             }
         }
-    };
-    let accepting = thread::Builder::new().spawn(accept).context("cannot start a thread")?;
-    if flags.supervised {
-        serve::answer(|_| None)
-    } else {
-        drop(accepting.join());
         Ok(())
+    })
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; ECHO_BUFFER];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..len]).is_err() {
+            return;
+        }
     }
 }
 
 /// The far end of messages: blocks are read, verified, and nothing else.
-pub(crate) fn receive(flags: &ServeFlags) -> anyhow::Result<()> {
-    serve_each(flags, |mut stream| {
-        let (mut inbox, mut answers) = (Inbox::new(), Vec::new());
-        while let Ok(len @ 1..) = stream.read(inbox.room()) {
-            if inbox.take(len, &mut answers).is_err() || stream.write_all(&answers).is_err() {
+fn receive(mut stream: TcpStream) {
+    let (mut inbox, mut answers) = (Inbox::new(), Vec::new());
+    while let Ok(len @ 1..) = stream.read(inbox.room()) {
+        if inbox.take(len, &mut answers).is_err() || stream.write_all(&answers).is_err() {
+            return;
+        }
+        answers.clear();
+    }
+}
+
+fn sink(mut stream: TcpStream, pattern: Option<&Pattern>) {
+    let (mut arrivals, mut buffer) = (Arrivals::default(), vec![0; SINK_BUFFER]);
+    let mut tell_at = clock::now() + clock::span(TICK);
+    if stream.set_read_timeout(Some(TICK)).is_err() {
+        return;
+    }
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) => arrivals.take(&buffer[..len], pattern),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return,
+        }
+        if clock::now() >= tell_at {
+            tell_at = clock::now() + clock::span(TICK);
+            if arrivals.news().is_some_and(|news| stream.write_all(&news).is_err()) {
                 return;
             }
-            answers.clear();
         }
-    })
+    }
+}
+
+fn source(mut stream: TcpStream, pattern: &Pattern) {
+    let mut sent = 0;
+    while let Ok(len) = stream.write(pattern.stream(sent, PIECE)) {
+        sent += len as u64;
+    }
 }
 
 /// Sends messages, each connection from a thread of its own: no loop, so no less work could be done for them. This is
@@ -85,13 +113,13 @@ pub(crate) fn send(plan: &Plan, wiring: &Wiring) -> anyhow::Result<u64> {
             .map(|thread| thread.join().unwrap_or_else(|_| bail!("a sender panicked")))
             .collect()
     });
-    let ends = ends.into_iter().collect::<anyhow::Result<Vec<LaneEnd>>>()?;
+    let ends = ends.into_iter().collect::<anyhow::Result<Vec<LaneEnd<TcpStream>>>>()?;
     let calls = ends.iter().map(|end| end.calls).sum();
-    LaneEnd::conclude(ends, plan);
+    LaneEnd::conclude(&ends, plan);
     Ok(calls)
 }
 
-fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd> {
+fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd<TcpStream>> {
     let told = |error: std::io::Error| {
         drop(plan.share.news.send(News::NoConnection(error.to_string())));
         error
@@ -99,13 +127,13 @@ fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd>
     let mut stream = TcpStream::connect(wiring.target).map_err(told)?;
     stream.set_nodelay(wiring.nodelay)?;
     let (mut source, mut block) = (Source::new(plan, lane), Vec::with_capacity(2 * frames::BLOCK));
-    frames::write(&source.ask(), &mut block);
+    frames::write(Kind::Data, &source.ask(), &mut block);
     stream.write_all(&block)?;
     plan.share.gate.one_opened();
     let start = loop {
         match plan.share.gate.start() {
             Some(start) if start <= clock::now() => break start,
-            _ if plan.share.gate.is_stopped() => bail!("stopped before the start"),
+            _ if plan.share.gate.is_stopped() => break clock::now(), // there is nothing but the end
             _ => thread::park_timeout(GATE),
         }
     };
@@ -117,7 +145,14 @@ fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd>
     }
     stream.set_read_timeout(Some(plan.lengths.patience.max(GATE)))?;
     let answers = read_answers(&mut stream, blocks.answers());
-    Ok(LaneEnd { sent: source.sent, answers, times: blocks.times, expected: blocks.answers(), calls })
+    Ok(LaneEnd {
+        _connection: stream,
+        sent: source.sent,
+        answers,
+        times: blocks.times,
+        expected: blocks.answers(),
+        calls,
+    })
 }
 
 /// As many answers as come in time.

@@ -1,31 +1,33 @@
 //! tokio, on one thread: a task for each connection.
 
-use std::thread;
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use ringlink::service::Pattern;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::GATE;
 use super::blocks::{Blocks, LaneEnd};
-use super::frames::{self, Inbox};
+use super::frames::{self, Inbox, Kind};
+use super::{ECHO_BUFFER, GATE, SINK_BUFFER};
 use crate::engine::Wiring;
-use crate::flags::ServeFlags;
+use crate::flags::{ServeFlags, Service, Verify};
+use crate::serve::{Arrivals, PIECE, TICK};
 use crate::workload::News;
 use crate::workload::msg::{Plan, Source};
 use crate::{clock, environment, serve};
 
-const ECHO_BUFFER: usize = 16 << 10;
-
-pub(crate) fn echo(flags: &ServeFlags) -> anyhow::Result<()> {
-    serve_each(flags, |mut stream| async move {
-        let mut buffer = vec![0; ECHO_BUFFER];
-        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-            if stream.write_all(&buffer[..len]).await.is_err() {
-                return;
-            }
+pub(crate) fn serve(flags: &ServeFlags) -> anyhow::Result<()> {
+    let pattern = Arc::new(Pattern::new(flags.seed));
+    match flags.service {
+        Service::Echo => serve_each(flags, echo),
+        Service::Msg => serve_each(flags, receive),
+        Service::Sink => {
+            let pattern = Some(pattern).filter(|_| flags.verify == Verify::Full);
+            serve_each(flags, move |stream| sink(stream, pattern.clone()))
         }
-    })
+        Service::Source => serve_each(flags, move |stream| source(stream, Arc::clone(&pattern))),
+    }
 }
 
 /// Listens, and gives each connection a task.
@@ -33,39 +35,65 @@ fn serve_each<F>(flags: &ServeFlags, each: impl Fn(TcpStream) -> F + Send + 'sta
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let address = flags.listen;
-    let run = move || -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let listener = super::listen(flags)?;
+    listener.set_nonblocking(true)?;
+    super::supervise(flags, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let listener =
-                TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+            let listener = TcpListener::from_std(listener)?;
             serve::ready(listener.local_addr()?)?;
             loop {
                 let (stream, _) = listener.accept().await?;
-                drop(stream.set_nodelay(true));
                 tokio::spawn(each(stream));
             }
         })
-    };
-    if !flags.supervised {
-        return run();
+    })
+}
+
+async fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; ECHO_BUFFER];
+    while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+        if stream.write_all(&buffer[..len]).await.is_err() {
+            return;
+        }
     }
-    let served = thread::Builder::new().spawn(run).context("cannot start a thread")?;
-    serve::answer(|_| None)?;
-    if served.is_finished() { served.join().unwrap_or(Ok(())) } else { Ok(()) }
 }
 
 /// The far end of messages.
-pub(crate) fn receive(flags: &ServeFlags) -> anyhow::Result<()> {
-    serve_each(flags, |mut stream| async move {
-        let (mut inbox, mut answers) = (Inbox::new(), Vec::new());
-        while let Ok(len @ 1..) = stream.read(inbox.room()).await {
-            if inbox.take(len, &mut answers).is_err() || stream.write_all(&answers).await.is_err() {
+async fn receive(mut stream: TcpStream) {
+    let (mut inbox, mut answers) = (Inbox::new(), Vec::new());
+    while let Ok(len @ 1..) = stream.read(inbox.room()).await {
+        if inbox.take(len, &mut answers).is_err() || stream.write_all(&answers).await.is_err() {
+            return;
+        }
+        answers.clear();
+    }
+}
+
+async fn sink(mut stream: TcpStream, pattern: Option<Arc<Pattern>>) {
+    let (mut arrivals, mut buffer) = (Arrivals::default(), vec![0; SINK_BUFFER]);
+    let mut tell_at = clock::now() + clock::span(TICK);
+    loop {
+        match tokio::time::timeout(TICK, stream.read(&mut buffer)).await {
+            Ok(Ok(len @ 1..)) => arrivals.take(&buffer[..len], pattern.as_deref()),
+            Ok(Ok(_) | Err(_)) => return,
+            Err(_) => {} // nothing came meanwhile
+        }
+        if clock::now() >= tell_at {
+            tell_at = clock::now() + clock::span(TICK);
+            let Some(news) = arrivals.news() else { continue };
+            if stream.write_all(&news).await.is_err() {
                 return;
             }
-            answers.clear();
         }
-    })
+    }
+}
+
+async fn source(mut stream: TcpStream, pattern: Arc<Pattern>) {
+    let mut sent = 0;
+    while let Ok(len) = stream.write(pattern.stream(sent, PIECE)).await {
+        sent += len as u64;
+    }
 }
 
 /// Sends messages: a task for each connection.
@@ -86,11 +114,11 @@ pub(crate) fn send(plan: &Plan, wiring: &Wiring) -> anyhow::Result<u64> {
         anyhow::Ok(ends)
     })?;
     let calls = ends.iter().map(|end| end.calls).sum();
-    LaneEnd::conclude(ends, plan);
+    LaneEnd::conclude(&ends, plan);
     Ok(calls)
 }
 
-async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<LaneEnd> {
+async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<LaneEnd<TcpStream>> {
     let told = |error: std::io::Error| {
         drop(plan.share.news.send(News::NoConnection(error.to_string())));
         error
@@ -98,13 +126,13 @@ async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<Lane
     let mut stream = TcpStream::connect(wiring.target).await.map_err(told)?;
     stream.set_nodelay(wiring.nodelay)?;
     let (mut source, mut block) = (Source::new(&plan, lane), Vec::with_capacity(2 * frames::BLOCK));
-    frames::write(&source.ask(), &mut block);
+    frames::write(Kind::Data, &source.ask(), &mut block);
     stream.write_all(&block).await?;
     plan.share.gate.one_opened();
     let start = loop {
         match plan.share.gate.start() {
             Some(start) if start <= clock::now() => break start,
-            _ if plan.share.gate.is_stopped() => bail!("stopped before the start"),
+            _ if plan.share.gate.is_stopped() => break clock::now(), // there is nothing but the end
             _ => tokio::time::sleep(GATE).await,
         }
     };
@@ -121,5 +149,12 @@ async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<Lane
         data.extend_from_slice(&buffer[..len]);
         frames::take_answers(&mut data, &mut answers);
     }
-    Ok(LaneEnd { sent: source.sent, answers, times: blocks.times, expected: blocks.answers(), calls })
+    Ok(LaneEnd {
+        _connection: stream,
+        sent: source.sent,
+        answers,
+        times: blocks.times,
+        expected: blocks.answers(),
+        calls,
+    })
 }

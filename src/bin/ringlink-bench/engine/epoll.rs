@@ -2,18 +2,20 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Close, Ended, Io, Lane, Load, Wiring};
+use super::{Close, Ended, Io, LOW, Lane, Load, Wiring};
 use crate::{clock, environment};
 
-/// A send is refused while so much waits; `drained` comes when nothing does.
+/// A send is refused while so much waits.
 const QUEUE: usize = 256 << 10;
 const BUFFER: usize = 64 << 10;
 const EVENTS: usize = 512;
@@ -54,6 +56,8 @@ struct Sockets<'w> {
     /// Lanes that ended, and whose load is to be told.
     ended: Vec<(Lane, Ended)>,
     timer: Option<u64>,
+    /// Which address is dialed from next.
+    source: u8,
     stopped: bool,
     calls: u64,
 }
@@ -64,8 +68,9 @@ struct Wire {
     out: Vec<u8>,
     /// So much of `out` is written.
     written: usize,
-    /// A send was refused.
-    refused: bool,
+    /// So much waited that the load is to be told when nothing does.
+    laden: bool,
+    paused: bool,
     /// The kernel took less than there was: epoll tells when to go on.
     blocked: bool,
 }
@@ -79,6 +84,7 @@ impl<'w> Sockets<'w> {
             dirty: Vec::new(),
             ended: Vec::new(),
             timer: None,
+            source: 0,
             stopped: false,
             calls: 0,
         })
@@ -121,6 +127,13 @@ impl<'w> Sockets<'w> {
         if let Some(name) = &self.wiring.congestion {
             socket.set_tcp_congestion(name.as_bytes())?;
         }
+        if self.wiring.sources > 1 {
+            // The port is chosen with the connection: one that is in use elsewhere will do.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1 + self.source], 0)).into())?;
+            self.source = (self.source + 1) % self.wiring.sources;
+            self.calls += 2;
+        }
         match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
@@ -157,6 +170,7 @@ impl<'w> Sockets<'w> {
     fn read(&mut self, load: &mut impl Load, lane: Lane, buffer: &mut [u8]) {
         while !self.stopped
             && let Some(wire) = &mut self.lanes[lane]
+            && !wire.paused
         {
             self.calls += 1;
             match wire.socket.read(buffer) {
@@ -174,7 +188,7 @@ impl<'w> Sockets<'w> {
         }
     }
 
-    /// Writes what waits; true when nothing does any more and a send had been refused.
+    /// Writes what waits; true when nothing does any more, and much did.
     fn write(&mut self, lane: Lane) -> bool {
         let Some(wire) = &mut self.lanes[lane] else { return false };
         while wire.written < wire.out.len() && !wire.blocked {
@@ -194,7 +208,7 @@ impl<'w> Sockets<'w> {
         }
         wire.out.clear();
         wire.written = 0;
-        mem::take(&mut wire.refused)
+        mem::take(&mut wire.laden)
     }
 
     fn end(&mut self, lane: Lane, why: Ended) {
@@ -207,9 +221,15 @@ impl Io for Sockets<'_> {
     fn dial(&mut self, lane: Lane) {
         match self.connect(lane) {
             Ok(socket) => {
-                let out = Vec::new();
-                let wire = Wire { socket, open: false, out, written: 0, refused: false, blocked: false };
-                self.lanes[lane] = Some(wire);
+                self.lanes[lane] = Some(Wire {
+                    socket,
+                    open: false,
+                    out: Vec::new(),
+                    written: 0,
+                    laden: false,
+                    paused: false,
+                    blocked: false,
+                });
             }
             Err(error) => self.ended.push((lane, ended(&error))),
         }
@@ -218,13 +238,13 @@ impl Io for Sockets<'_> {
     fn send(&mut self, lane: Lane, bytes: &[u8]) -> bool {
         let Some(wire) = &mut self.lanes[lane] else { return false };
         if wire.out.len() - wire.written >= QUEUE {
-            wire.refused = true;
             return false;
         }
         if wire.out.is_empty() {
             self.dirty.push(lane);
         }
         wire.out.extend_from_slice(bytes);
+        wire.laden |= wire.out.len() - wire.written > LOW;
         true
     }
 
@@ -239,6 +259,12 @@ impl Io for Sockets<'_> {
             }
             self.calls += 1;
             self.end(lane, Ended::Ours);
+        }
+    }
+
+    fn pause(&mut self, lane: Lane) {
+        if let Some(wire) = &mut self.lanes[lane] {
+            wire.paused = true;
         }
     }
 

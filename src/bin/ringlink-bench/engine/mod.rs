@@ -6,8 +6,12 @@ pub(crate) mod uring;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::ValueEnum;
+
+/// From so many waiting bytes on their end is told.
+pub(crate) const LOW: usize = 64 << 10;
 
 /// The connections of one thread are numbered from 0.
 pub(crate) type Lane = usize;
@@ -37,6 +41,9 @@ pub(crate) struct Wiring {
     pub(crate) nodelay: bool,
     pub(crate) congestion: Option<String>,
     pub(crate) processor: Option<usize>,
+    pub(crate) busy_poll: Duration,
+    /// Dials come from so many addresses of the loopback in turn; by epoll only.
+    pub(crate) sources: u8,
 }
 
 /// Why a connection is no more, or never was.
@@ -62,10 +69,12 @@ pub(crate) enum Close {
 pub(crate) trait Io {
     /// Connects; `opened` or `closed` follows.
     fn dial(&mut self, lane: Lane);
-    /// Sends all or nothing; false until `drained` when too much waits.
+    /// Sends all or nothing; false when too much waits. After more than [`LOW`] waited `drained` tells that little does.
     fn send(&mut self, lane: Lane, bytes: &[u8]) -> bool;
     /// `closed` follows.
     fn close(&mut self, lane: Lane, how: Close);
+    /// Reads no more of it.
+    fn pause(&mut self, lane: Lane);
     /// Calls `woken` then; the last word counts.
     fn wake_at(&mut self, time: u64);
     /// Nothing more is called back.

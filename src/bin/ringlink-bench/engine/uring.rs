@@ -10,7 +10,7 @@ use ringlink::{
     TimerId,
 };
 
-use super::{Close, Ended, Io, Lane, Load, Wiring};
+use super::{Close, Ended, Io, LOW, Lane, Load, Wiring};
 use crate::clock;
 
 pub(crate) fn run(load: impl Load, wiring: &Wiring) -> anyhow::Result<u64> {
@@ -21,8 +21,10 @@ pub(crate) fn run(load: impl Load, wiring: &Wiring) -> anyhow::Result<u64> {
         .driver(DriverKind::Uring)
         .channels(0, size)
         .pin(wiring.processor.into_iter().collect())
+        .busy_poll(wiring.busy_poll)
         .limits(|limits| {
             limits.dials_in_flight = wiring.lanes.max(1);
+            limits.outbox_low = LOW;
             limits.idle_timeout = Duration::ZERO;
             limits.write_timeout = Duration::ZERO;
         })
@@ -100,6 +102,12 @@ impl Io for Words<'_, '_> {
                 Close::Fin => self.cx.close(channel),
                 Close::Reset => self.cx.abort(channel),
             }
+        }
+    }
+
+    fn pause(&mut self, lane: Lane) {
+        if let Some(channel) = self.lanes.channels[lane] {
+            self.cx.pause(channel);
         }
     }
 

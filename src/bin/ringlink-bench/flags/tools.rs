@@ -1,32 +1,34 @@
 //! The flags of what is no workload: serve, compare, diff, report.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use ringlink::DriverKind;
 
+use super::backend::Backend;
+use super::workloads::Verify;
 use super::{Pin, parse_connections, parse_time};
+use crate::compare::BuiltIn;
 use crate::report::diff::Change;
 use crate::serve::Fault;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CompareFlags {
-    /// A TOML file with loads and contenders.
-    pub(crate) suite: Option<PathBuf>,
+    /// TOML files with loads and contenders.
+    pub(crate) suites: Vec<PathBuf>,
     /// A load, as in 'echo -c 64 -s 64' or 'msg -s 16'; may be given more than once [default: echo].
     #[arg(long, value_name = "LOAD")]
     pub(crate) run: Vec<String>,
-    /// Contenders that are built in; the first is the baseline. A suite's own come instead.
+    /// Contenders that are built in; the first is the baseline. A suite's own come instead. Beside those of --with there
+    /// is iperf3, for bulk, where it is installed.
     #[arg(
         long,
-        value_enum,
+        value_name = "NAME",
         value_delimiter = ',',
-        default_value = "ringlink,ringlink-tokio-uring,tokio,threads"
+        default_value = "ringlink,ringlink-tokio-uring,tokio,tokio-uring,threads"
     )]
-    pub(crate) against: Vec<Backend>,
+    pub(crate) against: Vec<BuiltIn>,
     /// Blocks; each contender runs once in each, the baseline twice [default: the suite's, or 9].
     #[arg(long, value_name = "N")]
     pub(crate) blocks: Option<usize>,
@@ -48,6 +50,9 @@ pub(crate) struct CompareFlags {
     /// Write the comparison as JSON.
     #[arg(short = 'J', long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write its ratios as a Markdown table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -85,16 +90,25 @@ pub(crate) struct ServeFlags {
     /// Be wrong: pad, corrupt, dup, short, reorder, stall:1s, delay:1ms, close or mute. Echo on ringlink only.
     #[arg(long, value_name = "HOW")]
     pub(crate) faulty: Option<Fault>,
-    /// Threads; ringlink only.
-    #[arg(short, long, default_value = "1")]
-    pub(crate) threads: usize,
+    /// Loops; ringlink only.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) loops: u16,
+    /// Look for work so long before sleeping; ringlink only.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    pub(crate) busy_poll: Duration,
+    /// Whether a sink looks at what it gets.
+    #[arg(long, value_enum, default_value_t = Verify::Full)]
+    pub(crate) verify: Verify,
+    /// Let small segments wait to be joined (Nagle).
+    #[arg(long)]
+    pub(crate) delay: bool,
     /// Makes the stream of sink and source.
     #[arg(long, default_value = "1")]
     pub(crate) seed: u64,
     /// Connections there may be.
     #[arg(short, long, default_value = "16384", value_parser = parse_connections)]
     pub(crate) connections: usize,
-    /// The congestion control of the connections; ringlink only.
+    /// The congestion control of the connections [default: the system's].
     #[arg(short = 'C', long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
     /// End with standard input, and answer names of counters there.
@@ -114,51 +128,20 @@ pub(crate) enum Service {
     Source,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Backend {
-    /// ringlink, on its own driver.
-    Ringlink,
-    /// ringlink, on its driver that is tokio-uring's.
-    RinglinkTokioUring,
-    /// tokio, on one thread.
-    Tokio,
-    /// A blocking thread for each connection.
-    Threads,
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ringlink => "ringlink",
-            Self::RinglinkTokioUring => "ringlink-tokio-uring",
-            Self::Tokio => "tokio",
-            Self::Threads => "threads",
-        })
-    }
-}
-
-impl Backend {
-    /// The driver of a node; none for what is no node.
-    pub(crate) fn driver(self) -> Option<DriverKind> {
-        match self {
-            Self::Ringlink => Some(DriverKind::Uring),
-            Self::RinglinkTokioUring => Some(DriverKind::TokioUring),
-            Self::Tokio | Self::Threads => None,
-        }
-    }
-}
-
 impl ServeFlags {
     pub(super) fn check(&self) -> Result<(), String> {
-        let is_ringlink = self.with.driver().is_some();
-        if self.faulty.is_some() && !(is_ringlink && self.service == Service::Echo) {
+        let is_node = self.with.driver().is_some();
+        if self.faulty.is_some() && !(is_node && self.service == Service::Echo) {
             return Err("'--faulty' is for an echo on ringlink".into());
         }
-        if !is_ringlink && matches!(self.service, Service::Sink | Service::Source) {
-            return Err("sink and source are on ringlink".into());
+        if self.service == Service::Msg && self.with == Backend::TokioUring {
+            return Err("'serve msg' is not made of tokio-uring".into());
         }
-        if !is_ringlink && (self.threads != 1 || self.congestion.is_some()) {
-            return Err("'--threads' and '--congestion' are for ringlink".into());
+        if !is_node && (self.loops != 1 || !self.busy_poll.is_zero()) {
+            return Err("'--loops' and '--busy-poll' are for ringlink".into());
+        }
+        if self.verify == Verify::Off && self.service != Service::Sink {
+            return Err("'--verify' is for a sink".into());
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::svg::{Axis, COLOURS, Chart, escape};
 use super::text::{count, figure, headline, speed, time};
 use super::{Report, SCHEMA, Tool};
-use crate::compare::{self, Cell, Comparison};
+use crate::compare::{self, Cell, Comparison, Measure, Row};
 use crate::environment::Environment;
 use crate::histogram::Latency;
 
@@ -124,7 +124,7 @@ impl Page {
                 .iter()
                 .map(|(p, nanos)| (1.0 / (1.0 - p / 100.0), *nanos as f64))
                 .collect();
-            chart.line(n, &points);
+            chart.line(n, &(n + 1).to_string(), &points);
         }
         section("Latency by percentile", &chart.finish("latency by percentile"))
     }
@@ -137,10 +137,11 @@ impl Page {
         let seconds = |report: &Report| report.intervals.first().map_or(1.0, |first| first.t_ns as f64 / 1e9);
         let x = || Axis::linear(rows().map(|row| row.t_ns as f64 / 1e9), |s| format!("{s:.1} s"));
         let rates = self.reports.iter().flat_map(|r| r.intervals.iter().map(|i| i.ops as f64 / seconds(r)));
-        let mut chart = Chart::new(240.0, x(), Axis::linear(rates, count), "time", "each second");
+        let mut chart = Chart::new(240.0, x(), Axis::fitting(rates, count), "time", "each second");
         for (n, report) in self.reports.iter().enumerate() {
             let point = |i: &super::Interval| (i.t_ns as f64 / 1e9, i.ops as f64 / seconds(report));
-            chart.line(n, &report.intervals.iter().map(point).collect::<Vec<_>>());
+            let points: Vec<_> = report.intervals.iter().map(point).collect();
+            chart.line(n, &(n + 1).to_string(), &points);
         }
         let mut body = section("Rate over time", &chart.finish("rate over time"));
         if rows().any(|row| row.p99_ns > 0) {
@@ -148,8 +149,8 @@ impl Page {
             let mut chart = Chart::new(240.0, x(), y, "time", "p99");
             for (n, report) in self.reports.iter().enumerate() {
                 let told = report.intervals.iter().filter(|row| row.p99_ns > 0);
-                chart
-                    .line(n, &told.map(|row| (row.t_ns as f64 / 1e9, row.p99_ns as f64)).collect::<Vec<_>>());
+                let points: Vec<_> = told.map(|row| (row.t_ns as f64 / 1e9, row.p99_ns as f64)).collect();
+                chart.line(n, &(n + 1).to_string(), &points);
             }
             body += &section("p99 over time", &chart.finish("p99 over time"));
         }
@@ -171,9 +172,9 @@ impl Page {
         }
         let x = Axis::linear(points.iter().map(|point| point.0), count);
         let y = Axis::log(points.iter().flat_map(|point| [point.1, point.2]), time);
-        let mut chart = Chart::new(280.0, x, y, "offered each second", "p50 (lower) and p99 (upper)");
-        chart.line(0, &points.iter().map(|point| (point.0, point.1)).collect::<Vec<_>>());
-        chart.line(1, &points.iter().map(|point| (point.0, point.2)).collect::<Vec<_>>());
+        let mut chart = Chart::new(280.0, x, y, "offered each second", "response time");
+        chart.line(0, "p50", &points.iter().map(|point| (point.0, point.1)).collect::<Vec<_>>());
+        chart.line(1, "p99", &points.iter().map(|point| (point.0, point.2)).collect::<Vec<_>>());
         section("Latency against rate", &chart.finish("latency against rate"))
     }
 
@@ -202,37 +203,46 @@ fn bar_chart(bars: &[(usize, String, f64)], title: &str) -> String {
 }
 
 fn section(title: &str, chart: &str) -> String {
-    format!("<h3>{}</h3>\n{chart}", escape(title))
+    format!("<h3>{}</h3>\n<div class=\"chart\">{chart}</div>\n", escape(title))
 }
 
 fn comparison_section(comparison: &Comparison) -> String {
-    let mut body = format!("<h2>Comparison with {}</h2>\n", escape(&comparison.baseline));
-    body += &format!(
-        "<p>Median of the ratios of {} paired runs, with an interval of at least 95 % confidence where there are \
-         enough; the grey band is the noise floor: how far the baseline differs from itself.</p>\n",
-        comparison.blocks
+    let mut body = String::from(
+        "<h2>Comparison</h2>\n<p>Medians of each contender's runs, and of the ratios to the \
+         baseline's run in the same block, with an interval of at least 95 % confidence where there are enough blocks. \
+         The grey band is the noise floor: how far the baseline, run twice in each block, differs from itself. What \
+         lies within it is no difference.</p>\n",
     );
     for cell in &comparison.cells {
+        let baseline = cell.rows.first().map_or("nobody", |row| &row.name);
         body += &format!("<h3><code>{}</code></h3>\n", escape(&cell.run));
-        body += &dots(cell);
         body +=
-            "<table><tr><th>contender<th>each second<th>cpu for each<th>p99<th>cpu<th>runs<th>rate</tr>\n";
-        let told = |value: Option<f64>, how: fn(f64) -> String| value.map_or_else(|| "–".into(), how);
+            &format!("<p class=\"note\">{} blocks; the baseline is {}</p>\n", cell.blocks, escape(baseline));
+        let measures = || Measure::ALL.into_iter().filter(|measure| cell.noise_floor.contains_key(measure));
+        body += "<div class=\"pair\">\n";
+        measures()
+            .filter(|measure| *measure != Measure::P50Ns)
+            .for_each(|measure| body += &dots(cell, measure));
+        body += "</div>\n<table><tr><th>contender";
+        measures().for_each(|measure| body += &format!("<th>{}", compare::name(measure)));
+        body += "<th>valid runs</tr>\n";
         for row in &cell.rows {
-            let cpu = escape(&compare::cpu_verdict(row, cell.noise_floor.cpu * 100.0));
-            let bound = if row.generator_bound * 2 > row.valid { ", generator-bound" } else { "" };
-            body += &format!(
-                "<tr><td>{}<td>{}<td>{}<td>{}<td>{cpu}<td>{}/{}<td>{}{bound}</tr>\n",
-                escape(&row.name),
-                told(row.ops_per_s, count),
-                told(row.cpu_ns_per_op, time),
-                told(row.p99_ns, time),
-                row.valid,
-                row.runs,
-                escape(&compare::verdict(row, cell.noise_floor.rate * 100.0)),
-            );
+            body += &format!("<tr><td>{}", escape(&row.name));
+            for measure in measures() {
+                let told = row.measures.get(&measure);
+                let (value, ratio) =
+                    told.map_or(("–".into(), String::new()), |it| compare::in_words(measure, it));
+                body += &format!("<td>{}<br><span class=\"note\">{}</span>", escape(&value), escape(&ratio));
+            }
+            body += &format!("<td>{}/{} {}</tr>\n", row.valid, row.runs, escape(&compare::notes(row)));
         }
-        body += "</table>\n";
+        body += "<tr class=\"note\"><td>noise floor";
+        measures().for_each(|measure| body += &format!("<td>{}", compare::floor(cell, measure)));
+        body += "<td></tr>\n</table>\n";
+        if !cell.without.is_empty() {
+            body +=
+                &format!("<p class=\"note\">Not for this load: {}.</p>\n", escape(&cell.without.join(", ")));
+        }
     }
     for left_out in &comparison.left_out {
         body += &format!("<p class=\"warning\">not measured: {}</p>\n", escape(left_out));
@@ -240,22 +250,24 @@ fn comparison_section(comparison: &Comparison) -> String {
     body
 }
 
-/// The ratios of rates, with their intervals.
-fn dots(cell: &Cell) -> String {
-    let rows: Vec<_> = cell.rows.iter().filter_map(|row| Some((&row.name, row.rate?))).collect();
-    let floor = if cell.noise_floor.rate.is_finite() { cell.noise_floor.rate } else { 0.0 };
+/// The ratios of a measure, with their intervals.
+fn dots(cell: &Cell, measure: Measure) -> String {
+    let ratio = |row: &Row| row.measures.get(&measure).and_then(|compared| compared.ratio);
+    let rows: Vec<_> = cell.rows.iter().filter_map(|row| Some((&row.name, ratio(row)?))).collect();
+    let floor = cell.noise_floor.get(&measure).copied().unwrap_or(0.0);
     let count = rows.len() as f64;
-    let x = Axis::linear(rows.iter().map(|(_, e)| e.high).chain([1.0 + floor, 1.2]), |ratio| {
-        format!("{ratio:.2}")
-    });
+    let highest = rows.iter().map(|(_, e)| e.high).chain([1.0 + floor, 1.2]);
+    let x = Axis::linear(highest, |ratio| format!("{ratio:.2}"));
     let ticks = rows.iter().enumerate().map(|(n, (name, _))| (count - n as f64, (*name).clone())).collect();
     let y = Axis::with_ticks(0.0, count + 1.0, false, ticks);
-    let mut chart = Chart::new(52.0 + 28.0 * (count + 1.0), x, y, "rate, as a ratio to the baseline", "");
-    chart.band(1.0 - floor, 1.0 + floor);
+    let label = format!("{}, as a ratio to the baseline", compare::name(measure));
+    let mut chart = Chart::new(52.0 + 28.0 * (count + 1.0), x, y, &label, "");
+    chart.band((1.0 - floor).max(0.0), 1.0 + floor);
+    chart.rule(1.0);
     for (n, (_, e)) in rows.iter().enumerate() {
         chart.interval(n, count - n as f64, [e.low, e.median, e.high]);
     }
-    chart.finish("ratios of rates")
+    chart.finish(&label)
 }
 
 fn environment_table(environment: &Environment) -> String {

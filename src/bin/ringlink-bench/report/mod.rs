@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::cost::{End, System};
 use crate::environment::Environment;
 use crate::histogram::Latency;
+use crate::tcp_info;
 use crate::workload::Errors;
 
 pub(crate) const SCHEMA: &str = "ringlink-bench/1";
@@ -47,6 +49,8 @@ pub(crate) struct Report {
     pub(crate) figures: BTreeMap<String, f64>,
     pub(crate) intervals: Vec<Interval>,
     pub(crate) cost: Cost,
+    /// Of the connections that were open at the window's end.
+    pub(crate) tcp_info: tcp_info::Both,
     pub(crate) netstat_delta: BTreeMap<String, u64>,
     pub(crate) checks: Vec<Check>,
     pub(crate) thresholds: Vec<Check>,
@@ -78,6 +82,10 @@ pub(crate) struct Workload {
     pub(crate) target: String,
     /// True when the far end was started for this run.
     pub(crate) own_far_end: bool,
+    /// What the far end is made of, where it is ours, and its loops.
+    pub(crate) with: String,
+    pub(crate) loops: usize,
+    pub(crate) busy_poll_ns: u64,
     pub(crate) engine: String,
     pub(crate) connections: usize,
     pub(crate) threads: usize,
@@ -158,6 +166,30 @@ impl Check {
 }
 
 impl Report {
+    /// Of a run that could not be made.
+    pub(crate) fn failed(kind: &str, target: Option<&str>, error: String) -> Self {
+        let target = target.unwrap_or_default().to_owned();
+        Self {
+            schema: SCHEMA.into(),
+            status: Status::Error,
+            error: Some(error),
+            started_unix_ns: clock::unix(),
+            tool: Tool::this(),
+            workload: Workload { kind: kind.into(), target, ..Workload::default() },
+            environment: Environment::capture(),
+            totals: Totals::default(),
+            rate: Rate::default(),
+            latency_ns: Latencies::default(),
+            figures: BTreeMap::new(),
+            intervals: Vec::new(),
+            cost: Cost::default(),
+            tcp_info: tcp_info::Both::default(),
+            netstat_delta: BTreeMap::new(),
+            checks: Vec::new(),
+            thresholds: Vec::new(),
+        }
+    }
+
     /// True when what was sent did not all come back as it was sent.
     pub(crate) fn is_unsound(&self) -> bool {
         self.totals.errors.sum() > 0

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 720.0;
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 172.0;
 const RIGHT: f64 = 36.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
 
 /// Series have so many colours before they repeat.
-pub(super) const COLOURS: usize = 6;
+pub(super) const COLOURS: usize = 8;
 
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -38,6 +38,13 @@ impl Axis {
         let count = (most / step).ceil() as usize;
         let ticks = (0..=count).map(|n| (n as f64 * step, told(n as f64 * step))).collect();
         Self { low: 0.0, high: count as f64 * step, is_log: false, ticks }
+    }
+
+    /// Logarithmic where small values would lie on the ground.
+    pub(super) fn fitting(values: impl Iterator<Item = f64> + Clone, told: impl Fn(f64) -> String) -> Self {
+        let least = values.clone().filter(|value| *value > 0.0).fold(f64::MAX, f64::min);
+        let most = values.clone().fold(0.0, f64::max);
+        if most > 20.0 * least { Self::log(values, told) } else { Self::linear(values, told) }
     }
 
     /// Powers of ten around the values; zero and below are left out.
@@ -116,7 +123,8 @@ impl Chart {
         ));
     }
 
-    pub(super) fn line(&mut self, series: usize, points: &[(f64, f64)]) {
+    /// A line through the points, with its name at its end.
+    pub(super) fn line(&mut self, series: usize, name: &str, points: &[(f64, f64)]) {
         let mut path = String::new();
         for (n, (x, y)) in points.iter().enumerate() {
             let letter = if n == 0 { 'M' } else { 'L' };
@@ -126,6 +134,16 @@ impl Chart {
         for (x, y) in points {
             self.dot(series, *x, *y);
         }
+        if let Some((x, y)) = points.last() {
+            let (x, y) = (self.at_x(*x), self.at_y(*y));
+            self.text(x + 6.0, y + 4.0, "start", name);
+        }
+    }
+
+    /// An upright line that others are held against.
+    pub(super) fn rule(&mut self, value: f64) {
+        let (at, bottom) = (self.at_x(value), self.height - BOTTOM);
+        self.shape("rule", &format!("M{at:.1} {TOP}V{bottom:.1}"));
     }
 
     pub(super) fn dot(&mut self, series: usize, x: f64, y: f64) {
@@ -157,8 +175,12 @@ impl Chart {
             &format!("M{LEFT} {:.1}H{to:.1}v16H{LEFT}Z", y - 8.0),
         );
         // Inside the bar where there is no room behind it.
-        let (x, anchor) = if to > WIDTH - 110.0 { (to - 6.0, "end") } else { (to + 6.0, "start") };
-        self.text(x, y + 4.0, anchor, told);
+        let (x, anchor, class) =
+            if to > WIDTH - 110.0 { (to - 6.0, "end", "inside") } else { (to + 6.0, "start", "") };
+        let (y, told) = (y + 4.0, escape(told));
+        self.write(&format!(
+            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{told}</text>"
+        ));
     }
 
     pub(super) fn finish(self, title: &str) -> String {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cost::End;
 use crate::histogram::Latency;
+use crate::tcp_info::TcpInfo;
 
 use super::{Report, Status};
 
@@ -84,6 +85,7 @@ pub(crate) fn text(report: &Report) -> String {
         lines.line("", &figure(name, *value));
     }
     cost(report, &mut lines);
+    tcp(report, &mut lines);
     intervals(report, &mut lines);
     for threshold in &report.thresholds {
         let verdict = if threshold.ok { "holds" } else { "FAILS" };
@@ -112,7 +114,7 @@ pub(crate) fn headline(report: &Report) -> String {
     write!(line, "{}{}", if w.pace.is_empty() { "" } else { "-loop " }, w.target)
         .expect("a string takes all");
     if w.own_far_end {
-        line += " (own far end)";
+        write!(line, " (own far end, {})", w.with).expect("a string takes all");
     }
     let mut part = |text: String| line += &format!(", {text}");
     if !w.size.is_empty() {
@@ -127,14 +129,22 @@ pub(crate) fn headline(report: &Report) -> String {
     }
     part(format!("{} (+{})", time(w.duration_ns as f64), time(w.warmup_ns as f64)));
     part(format!("seed {}, {}, {}", w.seed, w.engine, w.congestion));
+    if w.loops > 1 {
+        part(format!("{} loops", w.loops));
+    }
+    if w.busy_poll_ns > 0 {
+        part(format!("busy poll {}", time(w.busy_poll_ns as f64)));
+    }
     part(w.processors.clone());
     line
 }
 
 fn ending(report: &Report) -> String {
     let (totals, rate) = (&report.totals, &report.rate);
-    let goodput = speed(rate.goodput_bits_per_s, "bit");
-    let mut line = format!("{}/s, {goodput}", count(rate.ops_per_s));
+    let mut line = format!("{}/s", count(rate.ops_per_s));
+    if rate.goodput_bits_per_s > 0.0 {
+        write!(line, ", {}", speed(rate.goodput_bits_per_s, "bit")).expect("a string takes all");
+    }
     if let Some(achieved) = rate.achieved_ratio {
         write!(line, ", {:.1} % of the offered", achieved * 100.0).expect("a string takes all");
     }
@@ -204,7 +214,8 @@ pub(crate) fn figure(name: &str, value: f64) -> String {
 fn cost(report: &Report, lines: &mut Lines) {
     let end = |name: &str, end: &End| {
         let mut text = format!("{name} {}/op", time(end.cpu_ns_per_op));
-        if end.cpu_s_per_gb > 0.0 {
+        // Of small messages it would say nothing.
+        if end.cpu_s_per_gb > 0.0 && end.cpu_s_per_gb < 20.0 {
             write!(text, " {:.2} s/GB", end.cpu_s_per_gb).expect("a string takes all");
         }
         text
@@ -229,22 +240,48 @@ fn cost(report: &Report, lines: &mut Lines) {
     lines.line("I/O", &format!("{server}{}", switches("client", &cost.client)));
     let busy = |name: &str, end: &End| format!("{name} {:.0} % of a cpu", share(end.cpu_ns));
     let server = cost.server.as_ref().map_or_else(String::new, |end| busy("server", end) + "   ");
-    let mut text = format!("{server}{}", busy("client", &cost.client));
+    let threads = report.workload.threads.max(1) as f64;
+    let headroom = threads * window / (cost.client.cpu_ns.max(1) as f64);
+    let mut text = format!("{server}{}   generator headroom {headroom:.1}x", busy("client", &cost.client));
     for (name, value) in &report.netstat_delta {
         write!(text, "   {name} +{value}").expect("a string takes all");
     }
     lines.line("busy", &text);
 }
 
+fn tcp(report: &Report, lines: &mut Lines) {
+    let side = |name: &str, info: &TcpInfo| {
+        let share = |part: u64| part as f64 / info.busy_ns.max(1) as f64 * 100.0;
+        format!(
+            "{name} {} of {} conns: rtt {} (max {}), {} retransmitted of {}, rwnd-limited {:.0} %, sndbuf-limited {:.0} %",
+            info.congestion,
+            count(info.connections as f64),
+            time(info.rtt_mean_ns),
+            time(info.rtt_max_ns as f64),
+            count(info.retransmitted_segments as f64),
+            count(info.segments_out as f64),
+            share(info.rwnd_limited_ns),
+            share(info.sndbuf_limited_ns),
+        )
+    };
+    let both = &report.tcp_info;
+    let sides = [("server", &both.server), ("client", &both.client)];
+    for (n, (name, info)) in
+        sides.into_iter().filter_map(|(name, info)| Some((name, info.as_ref()?))).enumerate()
+    {
+        lines.line(if n == 0 { "TCP" } else { "" }, &side(name, info));
+    }
+}
+
 fn intervals(report: &Report, lines: &mut Lines) {
     let told = report.intervals.iter().take(10).map(|interval| {
-        let at = interval.t_ns as f64 / 1e9;
+        let at = (interval.t_ns as f64 / 1e7).round() / 100.0; // seconds, as short as they can be said
         let p99 = if interval.p99_ns > 0 {
             format!(" p99 {}", time(interval.p99_ns as f64))
         } else {
             String::new()
         };
-        format!("{at:.0}s {}{p99}", count(interval.ops as f64))
+        format!("{at}s {}{p99}", count(interval.ops as f64))
     });
     let told: Vec<_> = told.collect();
     let more = report.intervals.len().saturating_sub(10);

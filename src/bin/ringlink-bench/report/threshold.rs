@@ -1,5 +1,6 @@
 //! Tests of a result that decide the exit code: `p99<2ms`, `rate>50k`, `max<10ms`, `cpu<5us`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::clock;
@@ -50,7 +51,20 @@ impl FromStr for Threshold {
     }
 }
 
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl Threshold {
+    pub(crate) fn is_of_latency(&self) -> bool {
+        match self.measure {
+            Measure::Percentile(_) | Measure::Max | Measure::Mean => true,
+            Measure::Rate | Measure::ServerCpu => false,
+        }
+    }
+
     /// What cannot be told has not held.
     pub(crate) fn check(&self, report: &Report) -> Check {
         let latency = report.latency_ns.response.as_ref().or(report.latency_ns.service.as_ref());

@@ -6,6 +6,9 @@ use crate::report::{Check, Report, text};
 /// The delayed acknowledgement of Linux, met by Nagle's algorithm.
 const NAGLE: std::ops::Range<u64> = 38_000_000..44_000_000;
 
+/// When Linux sends a SYN again.
+const SYN_AGAIN: [std::ops::Range<u64>; 2] = [1_000_000_000..1_200_000_000, 3_000_000_000..3_300_000_000];
+
 pub(super) fn checks(report: &Report, concurrency: Option<usize>, service: &Histogram) -> Vec<Check> {
     let mut checks = vec![conservation(report)];
     if let Some(concurrency) = concurrency {
@@ -25,6 +28,11 @@ pub(super) fn checks(report: &Report, concurrency: Option<usize>, service: &Hist
         let stuck = service.count_between(NAGLE);
         let told = format!("{stuck} answers took 38 to 44 ms: Nagle meets delayed acknowledgements");
         checks.push(Check::new("nagle", stuck * 100 < service.count(), told));
+        if report.workload.kind == "connect" {
+            let again: u64 = SYN_AGAIN.into_iter().map(|range| service.count_between(range)).sum();
+            let told = format!("{again} connections took a second or three: a SYN was lost, and sent again");
+            checks.push(Check::new("syn", again == 0, told));
+        }
     }
     checks
 }

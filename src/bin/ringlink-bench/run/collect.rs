@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::far_end::FarEnd;
 use crate::histogram::Histogram;
 use crate::report::json::{self, Event};
 use crate::report::{Cost, Interval, Rate, text};
+use crate::tcp_info;
 use crate::workload::{Gate, News, Sample, Tally, Times};
 
 use super::Job;
@@ -35,6 +37,7 @@ struct Edge {
 
 pub(super) struct Collector<'r> {
     job: &'r Job<'r>,
+    target: SocketAddr,
     server: Option<u32>,
     far: Option<&'r mut FarEnd>,
     gate: &'r Gate,
@@ -50,6 +53,7 @@ pub(super) struct Collected {
     pub(super) tally: Tally,
     pub(super) intervals: Vec<Interval>,
     pub(super) netstat: BTreeMap<String, u64>,
+    pub(super) tcp_info: tcp_info::Both,
     from: u64,
     edges: [Edge; 2],
     has_server: bool,
@@ -58,6 +62,7 @@ pub(super) struct Collected {
 impl<'r> Collector<'r> {
     pub(super) fn new(
         job: &'r Job<'r>,
+        target: SocketAddr,
         server: Option<u32>,
         far: Option<&'r mut FarEnd>,
         gate: &'r Gate,
@@ -65,7 +70,7 @@ impl<'r> Collector<'r> {
     ) -> Self {
         let left = usize::from(job.common.threads);
         let (edges, rows) = (Vec::new(), Vec::new());
-        Self { job, server, far, gate, news, edges, rows, tally: Tally::new(), left }
+        Self { job, target, server, far, gate, news, edges, rows, tally: Tally::new(), left }
     }
 
     pub(super) fn collect(mut self) -> anyhow::Result<Collected> {
@@ -93,6 +98,8 @@ impl<'r> Collector<'r> {
         let until = self.edge();
         self.edges.push((until.server.cpu(), until.machine.steal()));
         let netstat = cost::netstat_since(&netstat);
+        let tcp_info = tcp_info::Both::of(self.target.port(), self.target.is_ipv6());
+        self.gate.release();
         self.listen_until(u64::MAX, &times)?;
         let intervals = self.intervals();
         let has_server = self.server.is_some();
@@ -100,6 +107,7 @@ impl<'r> Collector<'r> {
             tally: self.tally,
             intervals,
             netstat,
+            tcp_info,
             from: times.from,
             edges: [from, until],
             has_server,
@@ -176,9 +184,9 @@ impl<'r> Collector<'r> {
         if !self.job.common.quiet && io::stderr().is_terminal() {
             let seconds = times.interval as f64 / 1e9;
             let (rate, p99) = (text::count(row.ops as f64 / seconds), text::time(row.p99_ns as f64));
-            let at = row.t_ns as f64 / 1e9;
+            let at = (row.t_ns as f64 / 1e7).round() / 100.0;
             // Nobody may be reading.
-            drop(write!(io::stderr(), "\r\x1b[K{at:.0} s  {rate}/s  p99 {p99}"));
+            drop(write!(io::stderr(), "\r\x1b[K{at} s  {rate}/s  p99 {p99}"));
             if row.t_ns + times.interval > times.until - times.from {
                 drop(write!(io::stderr(), "\r\x1b[K"));
             }

@@ -1,4 +1,5 @@
-//! The far ends of bulk: a sink that verifies the stream and says how far it is, a source that sends it.
+//! The far ends of bulk: a sink that verifies the stream and says how far it is, a source that sends it. Here those of
+//! ringlink, and what those of others share with them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use ringlink::service::Pattern;
 use ringlink::{ChannelId, ChannelInfo, CloseReport, Context, Handler, TimerId};
 
 /// How often the sink speaks: what its sender measures is off by no more than this.
-const TICK: Duration = Duration::from_millis(5);
+pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// Sent by the source at once.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
 
 /// What the sink says: 9 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,28 +32,48 @@ impl Progress {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct VerifyingSink {
-    pattern: Pattern,
-    /// What came, and what was last said of it.
-    channels: HashMap<ChannelId, (Progress, Progress)>,
+/// What a sink got on a connection, and what it last said of it.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    progress: Progress,
+    said: Progress,
 }
 
-impl VerifyingSink {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { pattern: Pattern::new(seed), channels: HashMap::new() }
+impl Arrivals {
+    /// Takes what came, and looks at it where there is a pattern.
+    pub(crate) fn take(&mut self, data: &[u8], pattern: Option<&Pattern>) {
+        let differs = |pattern: &Pattern| pattern.stream_differs(self.progress.bytes, data).is_some();
+        self.progress.is_wrong |= pattern.is_some_and(differs);
+        self.progress.bytes += data.len() as u64;
+    }
+
+    /// What there is to say, once.
+    pub(crate) fn news(&mut self) -> Option<[u8; 9]> {
+        let is_new = self.progress != self.said;
+        self.said = self.progress;
+        is_new.then(|| self.progress.encode())
     }
 }
 
-impl Handler for VerifyingSink {
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pattern: Option<Pattern>,
+    channels: HashMap<ChannelId, Arrivals>,
+}
+
+impl Sink {
+    pub(crate) fn new(seed: u64, verify: bool) -> Self {
+        Self { pattern: verify.then(|| Pattern::new(seed)), channels: HashMap::new() }
+    }
+}
+
+impl Handler for Sink {
     fn on_start(&mut self, cx: &mut Context<'_>) {
         cx.set_timer(TICK, 0);
     }
 
     fn on_data(&mut self, _: &mut Context<'_>, channel: ChannelId, data: &[u8]) {
-        let (progress, _) = self.channels.entry(channel).or_default();
-        progress.is_wrong |= self.pattern.stream_differs(progress.bytes, data).is_some();
-        progress.bytes += data.len() as u64;
+        self.channels.entry(channel).or_default().take(data, self.pattern.as_ref());
     }
 
     fn on_close(&mut self, _: &mut Context<'_>, channel: ChannelId, _: &CloseReport) {
@@ -60,9 +81,11 @@ impl Handler for VerifyingSink {
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_>, _: TimerId, _: u64) {
-        for (channel, (progress, said)) in &mut self.channels {
-            if progress != said && cx.send(*channel, &progress.encode()).is_ok() {
-                *said = *progress;
+        for (channel, arrivals) in &mut self.channels {
+            if let Some(news) = arrivals.news()
+                && cx.send(*channel, &news).is_err()
+            {
+                cx.abort(*channel); // it sends, and never reads
             }
         }
         cx.set_timer(TICK, 0);
@@ -110,6 +133,22 @@ impl Handler for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arrivals_are_told_once_and_a_wrong_byte_for_good() {
+        let (pattern, mut arrivals) = (Pattern::new(1), Arrivals::default());
+        let mut stream = pattern.stream(0, 100).to_vec();
+        assert_eq!(arrivals.news(), None);
+        arrivals.take(&stream[..40], Some(&pattern));
+        let told = arrivals.news().map(Progress::decode);
+        assert_eq!(told, Some(Progress { bytes: 40, is_wrong: false }));
+        assert_eq!(arrivals.news(), None);
+        stream[50] ^= 1;
+        arrivals.take(&stream[40..60], Some(&pattern));
+        arrivals.take(&stream[60..], Some(&pattern));
+        let told = arrivals.news().map(Progress::decode);
+        assert_eq!(told, Some(Progress { bytes: 100, is_wrong: true }));
+    }
 
     #[test]
     fn progress_is_read_as_it_was_said() {

@@ -10,7 +10,7 @@ use ringlink::service::Pattern;
 use super::{GATE_TICK, Gate, Intervals, Lengths, News, Tally, Times};
 use crate::clock;
 use crate::engine::{Ended, Io, Lane, Load};
-use crate::flags::{BulkFlags, Direction};
+use crate::flags::{BulkFlags, Direction, Verify};
 use crate::report::{Report, Workload};
 use crate::run::Job;
 use crate::serve::Progress;
@@ -23,21 +23,26 @@ pub(crate) fn run(flags: &BulkFlags) -> anyhow::Result<Report> {
         Direction::Down => "source",
         Direction::Both => "echo",
     };
+    let mut serve = vec![
+        service.into(),
+        format!("--connections={}", flags.connections + 16),
+        format!("--seed={}", common.seed),
+    ];
+    if direction == Direction::Up {
+        serve.push(format!("--verify={}", flags.verify));
+    }
+    let verified = if flags.verify == Verify::Off { ", not verified" } else { "" };
     let job = Job {
         common,
         connections: flags.connections,
-        serve: vec![
-            service.into(),
-            format!("--connections={}", flags.connections + 16),
-            format!("--seed={}", common.seed),
-        ],
+        with: flags.ends.with,
+        serve,
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "bulk".into(),
-            engine: flags.engine.to_string(),
+            engine: format!("{}{verified}", flags.ends.engine),
             size: flags.size.to_string(),
-            arrival: None,
             ..Workload::default()
         },
     };
@@ -46,6 +51,7 @@ pub(crate) fn run(flags: &BulkFlags) -> anyhow::Result<Report> {
         let load = Bulk {
             direction,
             size: flags.size,
+            verify: flags.verify == Verify::Full,
             lengths,
             gate: share.gate,
             news: share.news,
@@ -56,7 +62,7 @@ pub(crate) fn run(flags: &BulkFlags) -> anyhow::Result<Report> {
             intervals: None,
             tally: Tally::new(),
         };
-        let engine = flags.engine;
+        let engine = flags.ends.engine;
         Box::new(move || engine.run(load, &wiring))
     })?;
     report.figures.insert(format!("{direction}_goodput_bits_per_s"), report.rate.goodput_bits_per_s);
@@ -85,6 +91,8 @@ struct Bulk {
     direction: Direction,
     /// Bytes that are sent at once, and that count as an operation.
     size: usize,
+    /// Whether what comes is looked at.
+    verify: bool,
     lengths: Lengths,
     gate: Arc<Gate>,
     news: Sender<News>,
@@ -201,8 +209,7 @@ impl Bulk {
             tally.errors.timeout += tally.lost;
             tally.failure.get_or_insert(format!("{missing} bytes never arrived"));
         }
-        // Nobody listens any more after an error; the run is over then.
-        drop(self.news.send(News::Done(Box::new(tally))));
+        self.gate.done(&self.news, tally);
         io.stop();
     }
 }
@@ -225,7 +232,8 @@ impl Load for Bulk {
         if self.direction == Direction::Up {
             return self.read_progress(lane, data);
         }
-        match self.pattern.stream_differs(self.lanes[lane].arrived, data) {
+        let differs = || self.pattern.stream_differs(self.lanes[lane].arrived, data);
+        match self.verify.then(differs).flatten() {
             None => self.arrived(lane, data.len() as u64),
             Some(place) => {
                 let what = format!("byte {} is wrong", self.lanes[lane].arrived + place as u64);

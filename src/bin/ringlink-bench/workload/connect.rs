@@ -8,7 +8,7 @@ use ringlink::service::{Pattern, Word};
 
 use super::{GATE_TICK, Gate, Intervals, Lengths, News, Tally, Times};
 use crate::clock;
-use crate::engine::{Close, Ended, Io, Lane, Load};
+use crate::engine::{Close, Ended, Io, Lane, Load, Wiring};
 use crate::flags::ConnectFlags;
 use crate::report::{Report, Workload};
 use crate::run::Job;
@@ -20,13 +20,14 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections: flags.connections,
+        with: flags.ends.with,
         // Closed ones linger at the far end: there must be room for both.
         serve: vec!["echo".into(), format!("--connections={}", 4 * flags.connections + 1024)],
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "connect".into(),
-            engine: flags.engine.to_string(),
+            engine: flags.ends.engine.to_string(),
             size: if flags.with_rtt { flags.size.to_string() } else { String::new() },
             ..Workload::default()
         },
@@ -51,7 +52,7 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
             tally: Tally::new(),
             scratch: Vec::new(),
         };
-        let engine = flags.engine;
+        let (engine, wiring) = (flags.ends.engine, Wiring { sources: flags.sources, ..wiring });
         Box::new(move || engine.run(load, &wiring))
     })
 }
@@ -156,8 +157,7 @@ impl Connect {
         tally.lost = tally.sent - tally.verified;
         let unexplained = tally.lost.saturating_sub(tally.errors.sum());
         tally.errors.timeout += unexplained;
-        // Nobody listens any more after an error; the run is over then.
-        drop(self.news.send(News::Done(Box::new(tally))));
+        self.gate.done(&self.news, tally);
         io.stop();
     }
 }

@@ -358,8 +358,7 @@ impl Echo {
             self.tally.ended_at = clock::now();
         }
         let tally = mem::replace(&mut self.tally, Tally::new());
-        // Nobody listens any more after an error; the run is over then.
-        drop(self.news.send(News::Done(Box::new(tally))));
+        self.gate.done(&self.news, tally);
         io.stop();
     }
 }

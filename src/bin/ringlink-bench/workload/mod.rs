@@ -4,11 +4,13 @@
 pub(crate) mod bulk;
 pub(crate) mod connect;
 pub(crate) mod echo;
+pub(crate) mod fan;
 pub(crate) mod msg;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,8 @@ pub(crate) struct Gate {
     opened: AtomicU64,
     start: AtomicU64,
     stop: AtomicBool,
+    released: Mutex<bool>,
+    release: Condvar,
 }
 
 /// How often a thread looks at the gate.
@@ -62,6 +66,21 @@ impl Gate {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(SeqCst)
+    }
+
+    /// Hands a thread's tally over, and holds the thread, with its connections open, until they were looked at.
+    pub(crate) fn done(&self, news: &Sender<News>, tally: Tally) {
+        if news.send(News::Done(Box::new(tally))).is_err() {
+            return; // after an error nobody listens any more: the run is over
+        }
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.release.wait_while(released, |released| !*released));
+    }
+
+    /// Lets the threads close their connections.
+    pub(crate) fn release(&self) {
+        *self.released.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.release.notify_all();
     }
 }
 
@@ -261,7 +280,12 @@ impl Intervals {
     }
 
     pub(crate) fn count(&mut self, bytes: u64, latency: u64) {
-        self.sample.ops += 1;
+        self.count_all(1, bytes, latency);
+    }
+
+    /// Counts operations that took the same time.
+    pub(crate) fn count_all(&mut self, ops: u64, bytes: u64, latency: u64) {
+        self.sample.ops += ops;
         self.sample.bytes += bytes;
         self.sample.latency.record(latency);
     }

@@ -1,7 +1,10 @@
 //! Messages one way, as many as the far end takes. It verifies each, and is asked for its counts at the edges of the
 //! window and of its intervals; the figures are made of its answers and its clock, not of what was sent.
 //!
-//! Here the sender is a ringlink node in message mode; those of other backends are in `contender/`.
+//! Here the sender is a ringlink node in message mode, whose callbacks send; one that is fed by another thread is in
+//! `from_thread.rs`, and those of other backends are in `contender/`.
+
+mod from_thread;
 
 use std::mem;
 use std::sync::{Mutex, PoisonError};
@@ -9,14 +12,14 @@ use std::time::Duration;
 
 use ringlink::service::{Answer, Pattern, Word, ask};
 use ringlink::{
-    Address, ChannelId, ChannelInfo, CloseReport, Context, DriverKind, Handler, Mode, Node, TimerId,
+    Address, Builder, ChannelId, ChannelInfo, CloseReport, Context, DriverKind, Handler, Mode, Node, TimerId,
 };
 
 use super::{GATE_TICK, Lengths, News, Sample, Tally, Times};
 use crate::clock;
 use crate::contender;
 use crate::engine::Wiring;
-use crate::flags::{Backend, MsgFlags};
+use crate::flags::{Backend, MsgFlags, SendFrom};
 use crate::histogram::Histogram;
 use crate::pacing::{Random, Sizes};
 use crate::report::{Report, Workload};
@@ -24,21 +27,18 @@ use crate::run::{Job, Share};
 
 /// Runs messages as the flags say.
 pub(crate) fn run(flags: &MsgFlags) -> anyhow::Result<Report> {
-    let with = flags.with.to_string();
+    let from = if flags.from == SendFrom::Thread { ", from another thread" } else { "" };
     let job = Job {
         common: &flags.common,
         connections: flags.connections,
-        serve: vec![
-            "msg".into(),
-            format!("--with={with}"),
-            format!("--connections={}", flags.connections + 16),
-        ],
+        with: flags.with,
+        serve: vec!["msg".into(), format!("--connections={}", flags.connections + 16)],
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "msg".into(),
             size: flags.size.to_string(),
-            engine: with,
+            engine: format!("{}{from}", flags.with),
             ..Workload::default()
         },
     };
@@ -48,10 +48,14 @@ pub(crate) fn run(flags: &MsgFlags) -> anyhow::Result<Report> {
         match flags.with {
             Backend::Ringlink | Backend::RinglinkTokioUring => {
                 let driver = flags.with.driver().unwrap_or_default();
-                Box::new(move || Sender::run(plan, &wiring, driver))
+                match flags.from {
+                    SendFrom::Handler => Box::new(move || Sender::run(plan, &wiring, driver)),
+                    SendFrom::Thread => Box::new(move || from_thread::run(plan, &wiring, driver)),
+                }
             }
             Backend::Tokio => Box::new(move || contender::tokio::send(&plan, &wiring)),
             Backend::Threads => Box::new(move || contender::threads::send(&plan, &wiring)),
+            Backend::TokioUring => Box::new(|| anyhow::bail!("messages are not carried by tokio-uring")),
         }
     })
 }
@@ -127,11 +131,15 @@ impl Marks {
         }
     }
 
-    /// True once for each mark that has come.
-    pub(crate) fn pass(&mut self, now: u64) -> bool {
-        let is_due = self.next().is_some_and(|mark| now >= mark);
+    /// True once for each mark that has come, and at the end of a run that is stopped: the far end is to be asked.
+    pub(crate) fn pass(&mut self, now: u64, is_stopped: bool) -> bool {
+        let is_due = is_stopped || self.next().is_some_and(|mark| now >= mark);
         self.asked += u64::from(is_due);
         is_due
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        self.times
     }
 
     /// Answers a connection gets, the first included, once all marks have passed.
@@ -194,6 +202,33 @@ enum Phase {
     Done,
 }
 
+/// A node that sends on the connections of a thread.
+fn node(wiring: &Wiring, driver: DriverKind) -> Builder {
+    Node::builder()
+        .mode(Mode::Message)
+        .driver(driver)
+        .channels(0, u32::try_from(wiring.lanes).unwrap_or(u32::MAX))
+        .pin(wiring.processor.into_iter().collect())
+        .busy_poll(wiring.busy_poll)
+        .limits(|limits| limits.dials_in_flight = wiring.lanes)
+        .socket(|socket| {
+            socket.nodelay = wiring.nodelay;
+            socket.congestion.clone_from(&wiring.congestion);
+        })
+}
+
+/// Runs it to its end; says how many system calls it made.
+fn run_node<H: Handler + Send + 'static>(node: Builder, handler: H) -> anyhow::Result<u64> {
+    let once = Mutex::new(Some(handler));
+    let node = node.start(move |_| {
+        let taken = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.expect("there is one loop, and it makes one handler")
+    })?;
+    let handle = node.handle();
+    node.join()?;
+    Ok(handle.stats().enters)
+}
+
 /// The sender that is a node.
 struct Sender {
     plan: Plan,
@@ -223,24 +258,7 @@ impl Sender {
             scratch: Vec::new(),
             plan,
         };
-        let node = Node::builder()
-            .mode(Mode::Message)
-            .driver(driver)
-            .channels(0, lanes)
-            .pin(wiring.processor.into_iter().collect())
-            .limits(|limits| limits.dials_in_flight = wiring.lanes)
-            .socket(|socket| {
-                socket.nodelay = wiring.nodelay;
-                socket.congestion.clone_from(&wiring.congestion);
-            });
-        let once = Mutex::new(Some(sender));
-        let node = node.start(move |_| {
-            let taken = once.lock().unwrap_or_else(PoisonError::into_inner).take();
-            taken.expect("there is one loop, and it makes one handler")
-        })?;
-        let handle = node.handle();
-        node.join()?;
-        Ok(handle.stats().enters)
+        run_node(node(wiring, driver), sender)
     }
 
     fn lane(&self, channel: ChannelId) -> Option<usize> {
@@ -291,11 +309,11 @@ impl Sender {
         };
         let patience = marks.times.until.saturating_add(marks.times.patience);
         if self.phase == Phase::Sending {
-            let passed = marks.pass(now);
+            let passed = marks.pass(now, is_stopped);
             if marks.next().is_none() || is_stopped {
                 self.phase = Phase::Draining;
             }
-            if passed || is_stopped {
+            if passed {
                 self.ask_all(cx);
             }
         } else if self.phase == Phase::Draining && now > patience {
@@ -310,13 +328,12 @@ impl Sender {
         }
         let answers = mem::take(&mut self.answers);
         let lanes: Vec<_> = self.sources.iter().map(|source| source.sent).zip(answers).collect();
-        let (times, expected) = match &self.marks {
-            Some(marks) => (marks.times, marks.answers()),
-            None => (self.plan.lengths.times(0), 1),
+        let mut tally = match &self.marks {
+            Some(marks) => conclude(&lanes, marks.times, marks.answers()),
+            None => Tally::new(), // it ends before it began
         };
-        let mut tally = conclude(&lanes, times, expected);
         tally.failure = self.failure.take().or(tally.failure);
-        drop(self.plan.share.news.send(News::Done(Box::new(tally))));
+        self.plan.share.gate.done(&self.plan.share.news, tally);
         cx.shutdown(Duration::ZERO);
     }
 }
@@ -388,8 +405,8 @@ mod tests {
         let mut marks = Marks::new(times);
         let mut asked = Vec::new();
         while let Some(mark) = marks.next() {
-            assert!(!marks.pass(mark - 1));
-            assert!(marks.pass(mark));
+            assert!(!marks.pass(mark - 1, false));
+            assert!(marks.pass(mark, false));
             asked.push(mark);
         }
         assert_eq!((asked, marks.answers()), (vec![100, 110, 120, 125], 5));

@@ -14,12 +14,13 @@ pub(crate) fn run(flags: &EchoFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections,
+        with: flags.ends.with,
         serve: vec!["echo".into(), format!("--connections={}", connections + 16)],
         concurrency: (flags.rate.is_none() && flags.count.is_none()).then_some(connections * pipeline),
         ends_by_count: flags.count.is_some(),
         workload: Workload {
             kind: "echo".into(),
-            engine: flags.engine.to_string(),
+            engine: flags.ends.engine.to_string(),
             pace: if flags.rate.is_some() { "open" } else { "closed" }.into(),
             pipeline,
             size: flags.size.to_string(),
@@ -46,7 +47,7 @@ pub(crate) fn run(flags: &EchoFlags) -> anyhow::Result<Report> {
             lengths,
             seed: common.seed,
         };
-        let (load, engine) = (Echo::new(plan, share.gate, share.news), flags.engine);
+        let (load, engine) = (Echo::new(plan, share.gate, share.news), flags.ends.engine);
         Box::new(move || engine.run(load, &wiring))
     })
 }
@@ -57,12 +58,13 @@ pub(crate) fn run_idle(flags: &IdleFlags) -> anyhow::Result<Report> {
     let job = Job {
         common,
         connections,
+        with: flags.ends.with,
         serve: vec!["echo".into(), format!("--connections={}", connections + 16)],
         concurrency: None,
         ends_by_count: false,
         workload: Workload {
             kind: "idle".into(),
-            engine: flags.engine.to_string(),
+            engine: flags.ends.engine.to_string(),
             pace: "open".into(),
             pipeline: 1,
             size: flags.size.to_string(),
@@ -85,7 +87,7 @@ pub(crate) fn run_idle(flags: &IdleFlags) -> anyhow::Result<Report> {
             lengths,
             seed: common.seed,
         };
-        let (load, engine) = (Echo::new(plan, share.gate, share.news), flags.engine);
+        let (load, engine) = (Echo::new(plan, share.gate, share.news), flags.ends.engine);
         Box::new(move || engine.run(load, &wiring))
     })?;
     report.figures.insert("active_connections".into(), flags.active as f64);
