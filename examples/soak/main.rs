@@ -1,0 +1,142 @@
+//! A soak: a node under churn, slow readers, resets, peers that are killed and stopped, a cable that is cut and loses
+//! packets. Every byte and every message is held against what was sent; what the node holds must not grow, and must be
+//! nothing in the end. `ci/soak.sh` runs it; as root it has a cable between two network namespaces, else only loopback.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed soak")]
+#![expect(clippy::print_stdout, reason = "it reports to a terminal")]
+
+mod hub;
+#[path = "../../tests/kernel_faults/namespaces.rs"]
+mod namespaces;
+mod peers;
+mod random;
+mod record;
+mod streams;
+
+use std::time::{Duration, Instant};
+
+use hub::Hub;
+use namespaces::Namespaces;
+use peers::Peer;
+use random::Random;
+use record::Record;
+use streams::Streams;
+
+const PEERS: u64 = 3;
+/// How long anything may take that is bound to happen once all is well again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[expect(clippy::disallowed_methods, reason = "a soak lasts for a time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the pace of faults and of looking is a matter of time")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        pause(Duration::from_millis(20));
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["hub"] => hub::be_the_hub(),
+        ["--seconds", seconds, "--seed", seed, "--csv", csv] => {
+            // A thread that finds a fault ends the whole soak.
+            let usual = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                usual(info);
+                println!("soak: FAILED");
+                std::process::exit(1);
+            }));
+            soak(Duration::from_secs(seconds.parse().unwrap()), seed.parse().unwrap(), csv);
+        }
+        _ => {
+            eprintln!("usage: soak --seconds N --seed N --csv PATH");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn soak(time: Duration, seed: u64, csv: &str) {
+    let net = Namespaces::new(&["nft", "tc"]);
+    if let Some(net) = &net {
+        net.slow_down("400mbit");
+    }
+    let mut hub = Hub::start(net.as_ref());
+    let mut record = Record::new(csv, hub.look());
+    let streams = Streams::start(net.as_ref(), &hub, seed);
+    let mut peers: Vec<_> = (0..PEERS).map(|n| Peer::start(net.as_ref(), &hub, seed + n)).collect();
+    let mut random = Random::new(seed);
+    let mut faults = [0_u64; 4];
+    let start = now();
+    let mut next_fault = Duration::from_secs(2);
+    while start.elapsed() < time {
+        pause(Duration::from_secs(1));
+        record.add(start.elapsed(), hub.look(), streams.bytes(), peers::lines(&peers));
+        if start.elapsed() < next_fault {
+            continue;
+        }
+        // Each in its turn, how long and to whom by the seed.
+        let kind = (faults.iter().sum::<u64>() % 4) as usize;
+        let lasting = Duration::from_millis(200 + random.below(3000));
+        let one = random.below(PEERS) as usize;
+        let done = match (kind, &net) {
+            (0, _) => {
+                let next = Peer::start(net.as_ref(), &hub, random.below(1 << 32));
+                std::mem::replace(&mut peers[one], next).kill();
+                true
+            }
+            (1, _) => {
+                peers[one].stop_for(lasting);
+                true
+            }
+            (2, Some(net)) => {
+                peers.iter().for_each(Peer::disturb);
+                net.set_link("down");
+                pause(lasting);
+                net.set_link("up");
+                true
+            }
+            (3, Some(net)) => {
+                net.lose(2);
+                pause(lasting);
+                record.lost += net.lost();
+                net.pass();
+                true
+            }
+            _ => false,
+        };
+        faults[kind] += 1;
+        record.skipped += u64::from(!done);
+        next_fault = start.elapsed() + Duration::from_millis(random.below(2000));
+    }
+    // All is well again: everybody is served.
+    for peer in &peers {
+        let heard = peer.heard();
+        wait_until("every peer to be linked", || peer.heard() > heard + 100);
+    }
+    let (bytes, connections) = streams.end();
+    let lines = peers::lines(&peers);
+    peers.drain(..).for_each(Peer::kill);
+    wait_until("the node to hold nothing", || record.is_at_rest(&hub.look()));
+    let [kills, stops, cuts, losses] = faults;
+    println!(
+        "soak: seed {seed}, {} s: {bytes} bytes of {connections} connections and {lines} messages verified; {kills} \
+         kills, {stops} stops, {cuts} cuts, {losses} times loss ({} packets), {} faults skipped",
+        start.elapsed().as_secs(),
+        record.lost,
+        record.skipped,
+    );
+    assert!(bytes > 0 && lines > 0 && kills > 0, "nothing happened");
+    record.judge();
+    hub.end();
+    println!("soak: ok");
+}
