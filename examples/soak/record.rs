@@ -38,15 +38,13 @@ pub(crate) struct Record {
     panics: u64,
     /// Packets lost on purpose.
     pub(crate) lost: u64,
-    /// Faults that need root.
-    pub(crate) skipped: u64,
 }
 
 impl Record {
     pub(crate) fn new(csv: &str, start: Look) -> Self {
         let mut csv = File::create(csv).unwrap();
         writeln!(csv, "seconds,verified_bytes,verified_messages,{}", COLUMNS.join(",")).unwrap();
-        Self { csv, start, series: Vec::new(), panics: 0, lost: 0, skipped: 0 }
+        Self { csv, start, series: Vec::new(), panics: 0, lost: 0 }
     }
 
     pub(crate) fn add(&mut self, at: Duration, look: Look, bytes: u64, lines: u64) {
@@ -56,9 +54,11 @@ impl Record {
         self.panics = look["handler_panics"];
     }
 
-    /// Nobody is there, and nothing is held that was not held at the start.
-    pub(crate) fn is_at_rest(&self, look: &Look) -> bool {
-        SAME.iter().all(|name| look[*name] == self.start[*name]) && NONE.iter().all(|name| look[*name] == 0)
+    /// What is held that was not held at the start, when nobody is there any more: its name, and how much.
+    pub(crate) fn leftovers(&self, look: &Look) -> Vec<(&'static str, u64)> {
+        let before = |name: &str| if SAME.contains(&name) { self.start[name] } else { 0 };
+        let names = SAME.into_iter().chain(NONE);
+        names.filter(|name| look[*name] != before(name)).map(|name| (name, look[name])).collect()
     }
 
     /// Memory and descriptors did not grow after the first third.

@@ -1,5 +1,6 @@
 //! Plain connections that come and go: most want back all they sent, some are slow, some reset in the middle.
 
+use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -59,9 +60,19 @@ impl Streams {
 
 fn work(shared: &Shared, to: SocketAddr, mut random: Random) {
     while !shared.stop.load(Relaxed) {
-        let length = 1 + random.below(1 << (4 + random.below(16)));
+        // Small ones are as frequent as large ones.
+        let bits = 4 + random.below(16);
+        let length = 1 + random.below(1 << bits);
         let data = random.bytes(length as usize);
-        let mut stream = TcpStream::connect(to).unwrap();
+        let mut stream = match TcpStream::connect(to) {
+            Ok(stream) => stream,
+            // The cable is cut.
+            Err(error) if matches!(error.kind(), NetworkUnreachable | HostUnreachable) => {
+                pause(Duration::from_millis(50));
+                continue;
+            }
+            Err(error) => panic!("{error}: the hub listens"),
+        };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (mut half, sent) = (stream.try_clone().unwrap(), data.clone());
         let writer = thread::spawn(move || {

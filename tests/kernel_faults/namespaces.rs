@@ -44,6 +44,16 @@ fn sweep() {
     }
 }
 
+/// What becomes of TCP packets that arrive, in the words of nft.
+fn filter(name: &str, rule: &str) {
+    let script = format!(
+        "set -e; in='ip netns exec {name}'; $in nft add table inet faults
+        $in nft 'add chain inet faults in {{ type filter hook input priority 0; }}'
+        $in nft 'add rule inet faults in meta l4proto tcp {rule}'"
+    );
+    run(&script).unwrap();
+}
+
 /// Threads that it starts are there, too.
 fn spawn_in<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let namespace = File::open(format!("/run/netns/{name}")).unwrap();
@@ -84,25 +94,20 @@ impl Namespaces {
 
     /// Of each hundred packets that arrive at either end, so many are lost.
     pub(crate) fn lose(&self, percent: u32) {
-        self.filter(&format!("numgen random mod 100 < {percent} counter drop"));
-    }
-
-    /// What becomes of TCP packets that arrive at either end, in the words of nft.
-    pub(crate) fn filter(&self, rule: &str) {
         for name in [&self.a, &self.b] {
-            let script = format!(
-                "set -e; in='ip netns exec {name}'; $in nft add table inet faults
-                $in nft 'add chain inet faults in {{ type filter hook input priority 0; }}'
-                $in nft 'add rule inet faults in meta l4proto tcp {rule}'"
-            );
-            run(&script).unwrap();
+            filter(name, &format!("numgen random mod 100 < {percent} counter drop"));
         }
     }
 
-    /// The end of [`Namespaces::filter`].
+    /// Whatever arrives in `a` is answered by RST.
+    pub(crate) fn reset_in_a(&self) {
+        filter(&self.a, "reject with tcp reset");
+    }
+
+    /// The end of [`Namespaces::lose`] and [`Namespaces::reset_in_a`].
     pub(crate) fn pass(&self) {
         for name in [&self.a, &self.b] {
-            run(&format!("ip netns exec {name} nft delete table inet faults")).unwrap();
+            run(&format!("ip netns exec {name} nft flush ruleset")).unwrap();
         }
     }
 
