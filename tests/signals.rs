@@ -44,7 +44,7 @@ fn storm(stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         for id in &loops {
             // SAFETY: a plain system call on a thread of this process.
-            let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *id, libc::SIGALRM) };
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), *id, libc::SIGALRM) };
             assert_eq!(sent, 0);
         }
         thread::yield_now();

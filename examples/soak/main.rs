@@ -23,8 +23,6 @@ use record::Record;
 use streams::Streams;
 
 const PEERS: u64 = 3;
-/// Where faults are counted that only root can make.
-const SKIPPED: usize = 4;
 /// How long anything may take that is bound to happen once all is well again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -86,73 +84,81 @@ fn soak(time: Duration, seed: u64, csv: &str) {
     let mut record = Record::new(csv, hub.look());
     let streams = Streams::start(net.as_ref(), &hub, seed);
     let mut peers: Vec<_> = (0..PEERS).map(|n| Peer::start(net.as_ref(), &hub, seed + n)).collect();
-    let mut random = Random::new(seed);
-    let (mut faults, mut turn) = ([0_u64; 5], 0);
-    let start = now();
-    let mut next_fault = Duration::from_secs(2);
+    let (mut random, mut faults) = (Random::new(seed), Faults::default());
+    let (start, mut next_fault) = (now(), Duration::from_secs(2));
     while start.elapsed() < time {
         pause(Duration::from_secs(1));
-        record.add(start.elapsed(), hub.look(), streams.bytes(), peers::lines(&peers));
-        if start.elapsed() < next_fault {
-            continue;
+        record.add(start.elapsed(), &hub.look(), streams.bytes(), peers::lines(&peers));
+        if start.elapsed() >= next_fault {
+            faults.make_one(net.as_ref(), &hub, &mut peers, &mut random);
+            next_fault = start.elapsed() + Duration::from_millis(random.below(2000));
         }
-        // Each in its turn, how long and to whom by the seed.
-        let kind = turn % 4;
+    }
+    // All is well again: everybody is served.
+    let before: Vec<u64> = peers.iter().map(Peer::heard).collect();
+    wait_until("every peer to be served", || {
+        let waiting = peers.iter().zip(&before).filter(|(peer, before)| peer.heard() < *before + 100);
+        waiting.map(|(_, before)| *before).collect()
+    });
+    let (bytes, connections) = streams.end();
+    let lines = peers::lines(&peers);
+    peers.drain(..).for_each(Peer::kill);
+    wait_until("the node to hold nothing", || record.leftovers(&hub.look()));
+    let seconds = start.elapsed().as_secs();
+    println!(
+        "soak: seed {seed}, {seconds} s: {bytes} bytes of {connections} connections and {lines} messages verified"
+    );
+    println!("soak: {faults:?}");
+    assert!(bytes > 0 && lines > 0 && faults.kills > 0, "nothing happened");
+    record.judge();
+    hub.end();
+    println!("soak: ok");
+}
+
+/// What was done, and how often.
+#[derive(Debug, Default)]
+struct Faults {
+    kills: u64,
+    stops: u64,
+    cuts: u64,
+    losses: u64,
+    packets_lost: u64,
+    /// They need root.
+    skipped: u64,
+    turn: u64,
+}
+
+impl Faults {
+    /// Each kind in its turn; how long and to whom by the seed.
+    fn make_one(&mut self, net: Option<&Namespaces>, hub: &Hub, peers: &mut [Peer], random: &mut Random) {
         let lasting = Duration::from_millis(200 + random.below(3000));
         let one = random.below(PEERS) as usize;
-        let done = match (kind, &net) {
+        match (self.turn % 4, net) {
             (0, _) => {
-                let next = Peer::start(net.as_ref(), &hub, random.below(1 << 32));
+                let next = Peer::start(net, hub, random.below(1 << 32));
                 std::mem::replace(&mut peers[one], next).kill();
-                true
+                self.kills += 1;
             }
             (1, _) => {
                 peers[one].stop_for(lasting);
-                true
+                self.stops += 1;
             }
             (2, Some(net)) => {
                 peers.iter().for_each(Peer::disturb);
                 net.set_link("down");
                 pause(lasting);
                 net.set_link("up");
-                true
+                self.cuts += 1;
             }
-            (3, Some(net)) => {
+            (_, Some(net)) => {
                 net.lose(2);
                 pause(lasting);
-                record.lost += net.lost();
+                self.packets_lost += net.lost();
                 net.pass();
-                true
+                self.losses += 1;
             }
-            _ => false,
-        };
-        turn += 1;
-        faults[if done { kind } else { SKIPPED }] += 1;
-        next_fault = start.elapsed() + Duration::from_millis(random.below(2000));
+            (_, None) => self.skipped += 1,
+        }
+        self.turn += 1;
     }
-    // All is well again: everybody is served.
-    let before: Vec<u64> = peers.iter().map(Peer::heard).collect();
-    wait_until("every peer to be served", || {
-        peers
-            .iter()
-            .zip(&before)
-            .filter(|(peer, before)| peer.heard() < *before + 100)
-            .map(|(_, heard)| *heard)
-            .collect()
-    });
-    let (bytes, connections) = streams.end();
-    let lines = peers::lines(&peers);
-    peers.drain(..).for_each(Peer::kill);
-    wait_until("the node to hold nothing", || record.leftovers(&hub.look()));
-    let [kills, stops, cuts, losses, skipped] = faults;
-    println!(
-        "soak: seed {seed}, {} s: {bytes} bytes of {connections} connections and {lines} messages verified; {kills} \
-         kills, {stops} stops, {cuts} cuts, {losses} times loss ({} packets), {skipped} faults that need root skipped",
-        start.elapsed().as_secs(),
-        record.lost,
-    );
-    assert!(bytes > 0 && lines > 0 && kills > 0, "nothing happened");
-    record.judge();
-    hub.end();
-    println!("soak: ok");
 }

@@ -36,18 +36,16 @@ pub(crate) struct Record {
     /// Memory in KiB and open descriptors at each look.
     series: Vec<(u64, u64)>,
     panics: u64,
-    /// Packets lost on purpose.
-    pub(crate) lost: u64,
 }
 
 impl Record {
     pub(crate) fn new(csv: &str, start: Look) -> Self {
         let mut csv = File::create(csv).unwrap();
         writeln!(csv, "seconds,verified_bytes,verified_messages,{}", COLUMNS.join(",")).unwrap();
-        Self { csv, start, series: Vec::new(), panics: 0, lost: 0 }
+        Self { csv, start, series: Vec::new(), panics: 0 }
     }
 
-    pub(crate) fn add(&mut self, at: Duration, look: Look, bytes: u64, lines: u64) {
+    pub(crate) fn add(&mut self, at: Duration, look: &Look, bytes: u64, lines: u64) {
         let columns: Vec<String> = COLUMNS.iter().map(|name| look[*name].to_string()).collect();
         writeln!(self.csv, "{:.1},{bytes},{lines},{}", at.as_secs_f64(), columns.join(",")).unwrap();
         self.series.push((look["rss"], look["descriptors"]));

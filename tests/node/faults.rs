@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::backpressure::Gate;
 use crate::support::foreign::{self, assert_prefix, assert_same, random};
-use crate::support::{Bed, Call, Event, Plan, Setup, eventually, node_test};
+use crate::support::{Bed, Event, Plan, Setup, eventually, node_test};
 
 /// A connection of `ring` that never stops echoing while others misbehave; says how often it did.
 fn bystander(to: SocketAddr) -> (Arc<AtomicBool>, thread::JoinHandle<u32>) {
@@ -109,13 +109,7 @@ fn connect_from(host: u8, to: SocketAddr) -> TcpStream {
 }
 
 node_test!(a_handler_that_stands_still_loses_nothing_and_holds_up_no_other_loop, |setup| {
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    let plan = Plan::echo().script(move |_, call, _| {
-        if matches!(call, Call::Data(_, b"hold")) {
-            held.pass();
-        }
-    });
+    let (gate, plan) = Gate::held_by_word(Plan::echo());
     let bed = Bed::start(setup, setup.listener(), plan);
     let mut clients = bed.clients_on_every_loop();
     // The last one is the first of its loop.
