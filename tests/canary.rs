@@ -13,8 +13,10 @@ use std::time::Duration;
 use ringlink::service::Echo;
 use ringlink::{DriverKind, Mode, Node};
 
-/// What the native driver's receive buffers are aligned to, and nothing else is.
-const PAGE: usize = 4096;
+const BUFFERS: u16 = 4;
+const BUFFER: u32 = 4 << 10;
+/// What the native driver allocates for them, one page more; whatever else has this size is kept too.
+const REGION: usize = BUFFERS as usize * BUFFER as usize + 4096;
 const PAINT: u8 = 0xA5;
 /// Of two loops, so a thousand rings.
 const NODES: usize = 500;
@@ -37,7 +39,7 @@ unsafe impl GlobalAlloc for Keeping {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        if layout.align() < PAGE {
+        if layout.size() != REGION {
             // SAFETY: as above.
             return unsafe { System.dealloc(memory, layout) };
         }
@@ -68,7 +70,7 @@ fn a_thousand_rings_that_end_at_full_load_are_written_to_no_more() {
         let node =
             Node::builder().mode(Mode::Stream).driver(DriverKind::Uring).listen_on("127.0.0.1:0").unwrap();
         let node = node.loops(2).ring(|ring| {
-            (ring.receive_buffers, ring.receive_buffer_size) = (4, 4 << 10);
+            (ring.receive_buffers, ring.receive_buffer_size) = (BUFFERS, BUFFER);
             (ring.submission_entries, ring.completion_entries) = (64, 128);
         });
         let node = node.start(|_| Echo).unwrap();

@@ -14,8 +14,10 @@ const PAGE: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct RecvBuffers {
-    base: NonNull<u8>,
+    memory: NonNull<u8>,
     layout: Layout,
+    /// The first whole page of the memory.
+    base: NonNull<u8>,
     size: usize,
     /// True exactly while the kernel may write to the buffer.
     kernel_has: Vec<bool>,
@@ -26,13 +28,19 @@ impl RecvBuffers {
     /// Allocates the region, untouched and so without resident memory yet, and hands all of it to the kernel.
     pub(crate) fn register<K: Kernel>(kernel: &mut K, count: u16, size: u32) -> io::Result<Self> {
         let bytes = usize::from(count) * size as usize;
-        let layout = Layout::from_size_align(bytes, PAGE).map_err(io::Error::other)?;
-        // SAFETY: the layout's size is above zero: both settings are validated to be.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        // Aligned by hand: what is to be aligned to more than 16 bytes std zeroes itself, and so touches all of it.
+        let layout = Layout::array::<u8>(bytes + PAGE).map_err(io::Error::other)?;
+        // SAFETY: the layout's size is above zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        let padding = memory.align_offset(PAGE);
+        assert!(padding <= PAGE);
+        // SAFETY: there is a page more than the buffers take.
+        let base = unsafe { memory.add(padding) };
         let mut buffers = Self {
-            base,
+            memory,
             layout,
+            base,
             size: size as usize,
             kernel_has: vec![false; usize::from(count)],
             kernel_count: 0,
@@ -95,9 +103,9 @@ impl RecvBuffers {
 
 impl Drop for RecvBuffers {
     fn drop(&mut self) {
-        poison::unpoison(self.base, self.layout.size());
+        poison::unpoison(self.memory, self.layout.size());
         // SAFETY: allocated in `register` with this layout; the driver drops this only when the ring is gone.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
     }
 }
 
@@ -138,12 +146,32 @@ mod poison {
     }
 }
 
-#[cfg(all(test, asan))]
+#[cfg(test)]
 mod tests {
     use super::super::setup::host_kernel;
     use super::*;
     use crate::config::RingOptions;
 
+    fn resident() -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE
+    }
+
+    #[test]
+    fn buffers_that_nothing_was_received_in_take_no_memory() {
+        const COUNT: u16 = 4096;
+        const SIZE: u32 = 64 << 10;
+        let mut kernel = host_kernel(&RingOptions::default()).unwrap();
+        let before = resident();
+        let buffers = RecvBuffers::register(&mut kernel, COUNT, SIZE).unwrap();
+        // Other tests take some meanwhile.
+        let taken = resident().saturating_sub(before);
+        assert!(taken < usize::from(COUNT) * SIZE as usize / 2, "{taken} bytes");
+        assert_eq!(buffers.place(0).align_offset(PAGE), 0);
+        drop(kernel);
+    }
+
+    #[cfg(asan)]
     #[test]
     fn a_buffer_is_poisoned_exactly_while_the_kernel_has_it() {
         let mut kernel = host_kernel(&RingOptions::default()).unwrap();
