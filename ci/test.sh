@@ -17,6 +17,7 @@ stage install ci/install.sh
 stage test cargo test --locked
 stage tokio-uring env RINGLINK_TEST_DRIVER=tokio-uring cargo test --locked --test message --test cli --test many
 stage mixed env RINGLINK_TEST_DRIVER=mixed cargo test --locked --test message
+stage tiny env RINGLINK_TEST_PROFILE=tiny cargo test --locked --test message
 stage format cargo fmt --all --check
 stage clippy cargo clippy --all-targets --locked -- -D warnings
 stage clippy cargo clippy --all-targets --features internals --locked -- -D warnings
@@ -27,6 +28,8 @@ stage bench cargo bench --bench link --bench turn --features internals --locked 
 stage examples ci/examples.sh
 stage demo timeout 600 cargo run --release --locked -- demo
 stage selftest timeout 600 cargo run --release --locked --bin ringlink-bench -- selftest
+stage asan ci/asan.sh
+stage soak ci/soak.sh --seconds 90
 stage deps ci/deps.sh
 
 echo "$passed passed, $failed failed"

@@ -142,7 +142,7 @@ counters! {
     short_sends,
     /// Times the submission queue was full and was flushed early.
     submission_queue_full,
-    /// Times the completion queue overflowed.
+    /// Times completions did not fit their queue, and the kernel kept them until the next call.
     completion_queue_overflows,
     /// Completions of operations whose channel was gone: always 0 unless ringlink or the kernel is wrong.
     stale_completions,

@@ -31,7 +31,8 @@ impl Builder {
     }
 
     /// Listens at the address, too. A host name must stand for addresses of this machine, and the first is taken; an
-    /// empty host is all of IPv4 and IPv6. Port 0 is any free port: see [`Node::local_addrs`].
+    /// empty host is all of IPv4 and IPv6. Port 0 is any free port: see [`Node::local_addrs`]. An address in use is tried
+    /// again for half a second, since the kernel lets go of a killed node's addresses only some time after its end.
     pub fn listen(mut self, address: impl Into<Address>) -> Self {
         self.config.listen.push(address.into());
         self

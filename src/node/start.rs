@@ -289,9 +289,22 @@ fn listen(addresses: &[Address], recruits: &[Recruit]) -> Result<Vec<Endpoint>, 
         .collect()
 }
 
+/// An address in use is tried again for half a second: the listeners of a process that was killed live on in its rings,
+/// which the kernel takes apart some time after the process is gone.
+const TRIES: u32 = 25;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
 fn listen_at(listener: ListenerId, address: &Address, recruits: &[Recruit]) -> io::Result<Endpoint> {
     let at = resolve(address)?;
-    match listen_on_all(listener, &at, recruits) {
+    let mut listening = listen_on_all(listener, &at, recruits);
+    for _ in 0..TRIES {
+        if !listening.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+        thread::park_timeout(BETWEEN_TRIES);
+        listening = listen_on_all(listener, &at, recruits);
+    }
+    match listening {
         // Every address, and the kernel has no IPv6.
         Err(error) if address.has_no_host() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
             let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

@@ -1,8 +1,13 @@
 //! Two network namespaces with a cable between them.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Namespaces `a` and `b`: `va` in `a` is 10.200.1.1 and 10.200.2.1, `vb` in `b` is 10.200.1.2 and 10.200.2.2.
 pub(crate) struct Namespaces {
@@ -39,6 +44,25 @@ fn sweep() {
     }
 }
 
+/// What becomes of TCP packets that arrive, in the words of nft.
+fn filter(name: &str, rule: &str) {
+    let script = format!(
+        "set -e; in='ip netns exec {name}'; $in nft add table inet faults
+        $in nft 'add chain inet faults in {{ type filter hook input priority 0; }}'
+        $in nft 'add rule inet faults in meta l4proto tcp {rule}'"
+    );
+    run(&script).unwrap();
+}
+
+/// Threads that it starts are there, too.
+fn spawn_in<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let namespace = File::open(format!("/run/netns/{name}")).unwrap();
+    thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    })
+}
+
 impl Namespaces {
     /// `None`, loudly, where there can be none.
     pub(crate) fn new(tools: &[&str]) -> Option<Self> {
@@ -71,13 +95,44 @@ impl Namespaces {
     /// Of each hundred packets that arrive at either end, so many are lost.
     pub(crate) fn lose(&self, percent: u32) {
         for name in [&self.a, &self.b] {
-            let script = format!(
-                "set -e; in='ip netns exec {name}'; $in nft add table inet faults
-                $in nft 'add chain inet faults in {{ type filter hook input priority 0; }}'
-                $in nft 'add rule inet faults in meta l4proto tcp numgen random mod 100 < {percent} counter drop'"
-            );
-            run(&script).unwrap();
+            filter(name, &format!("numgen random mod 100 < {percent} counter drop"));
         }
+    }
+
+    /// Whatever arrives in `a` is answered by RST.
+    pub(crate) fn reset_in_a(&self) {
+        filter(&self.a, "reject with tcp reset");
+    }
+
+    /// The end of [`Namespaces::lose`] and [`Namespaces::reset_in_a`].
+    pub(crate) fn pass(&self) {
+        for name in [&self.a, &self.b] {
+            run(&format!("ip netns exec {name} nft flush ruleset")).unwrap();
+        }
+    }
+
+    /// From now on the cable carries no more than `rate`, in the words of tc, each way.
+    pub(crate) fn slow_down(&self, rate: &str) {
+        for (name, end) in [(&self.a, "va"), (&self.b, "vb")] {
+            let shape = format!("root tbf rate {rate} burst 32kbit latency 50ms");
+            run(&format!("tc -n {name} qdisc add dev {end} {shape}")).unwrap();
+        }
+    }
+
+    /// A thread in `a`.
+    pub(crate) fn spawn_in_a<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        spawn_in(&self.a, work)
+    }
+
+    /// A thread in `b`.
+    pub(crate) fn spawn_in_b<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        spawn_in(&self.b, work)
     }
 
     /// How many packets were lost.

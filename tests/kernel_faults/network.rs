@@ -1,10 +1,19 @@
-//! Between two network namespaces: a cable that is cut, too many from one address, lost packets.
+//! Between two network namespaces: a cable that is cut, too many from one address, lost packets, a firewall, a
+//! slow line.
 
 use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
+use rustix::process::Signal;
+
+use super::load::Load;
 use super::namespaces::Namespaces;
 use super::process::{HEARTBEAT, LINKED, PEER_DEAD, Process};
+
+fn connect(net: &Namespaces, to: SocketAddr) -> TcpStream {
+    net.spawn_in_b(move || TcpStream::connect(to).unwrap()).join().unwrap()
+}
 
 const LISTEN: &str = "--listen 10.200.1.1:7000 --channels 0:64";
 
@@ -85,4 +94,69 @@ fn messages_arrive_exact_though_packets_are_lost() {
     assert!(net.lost() > 0);
     assert_eq!(pipe.count(r#""message":"closed"#), 0, "{:#?}", pipe.seen);
     drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_firewall_that_resets_is_one_close_and_who_is_kept_up_comes_back() {
+    let Some(net) = Namespaces::new(&["nft"]) else { return };
+    let mut listener = Process::start(&net.in_a(), &format!("{LISTEN} {HEARTBEAT}"));
+    listener.address();
+    let mut dialer =
+        Process::start(&net.in_b(), &format!("--listen none --dial 10.200.1.1:7000 {HEARTBEAT}"));
+    for _ in 0..3 {
+        listener.logs(LINKED);
+        dialer.logs(LINKED);
+        net.reset_in_a();
+        // The first heartbeat is answered by the firewall; the listener hears of nothing any more.
+        dialer.logs(r#""reason":"reset""#);
+        listener.logs(r#""message":"closed"#);
+        dialer.logs("cannot link");
+        net.pass();
+    }
+    listener.logs(LINKED);
+    dialer.logs(LINKED);
+}
+
+/// In stream mode nobody asks whether the peer lives, and it is the kernel that finds out.
+#[test]
+fn a_stream_over_a_cut_cable_ends_by_user_timeout() {
+    let Some(net) = Namespaces::new(&[]) else { return };
+    let mut node = Process::start(
+        &format!("{} /usr/bin/env RUST_LOG=ringlink=debug", net.in_a()),
+        &format!("{LISTEN} --mode stream --service pipe --user-timeout 1s"),
+    );
+    node.address();
+    let to = "10.200.1.1:7000".parse().unwrap();
+    for _ in 0..2 {
+        let mut client = connect(&net, to);
+        let mut local = net.spawn_in_a(move || TcpStream::connect(to).unwrap()).join().unwrap();
+        client.write_all(b"here\n").unwrap();
+        assert_eq!(node.line(), "here");
+        net.set_link("down");
+        node.input.as_mut().unwrap().write_all(b"to nobody\n").unwrap();
+        node.logs(PEER_DEAD);
+        // Whom the cable does not concern is as well as before.
+        local.write_all(b"still here\n").unwrap();
+        assert_eq!(node.line(), "still here");
+        net.set_link("up");
+    }
+}
+
+#[test]
+fn a_slow_line_makes_it_slower_and_nothing_else() {
+    let Some(net) = Namespaces::new(&["tc"]) else { return };
+    let mut echo = Process::start(&net.in_a(), &format!("{LISTEN} --mode stream --loops 2"));
+    echo.address();
+    net.slow_down("20mbit");
+    let to = "10.200.1.1:7000".parse().unwrap();
+    let clients: Vec<_> = (0..4).map(|seed| Load::on(connect(&net, to), seed)).collect();
+    for client in &clients {
+        client.wait_for(500_000);
+    }
+    echo.signal(Signal::TERM);
+    for client in clients {
+        let end = client.end();
+        assert!(end.bytes >= 500_000 && end.orderly, "{end:?}");
+    }
+    assert_eq!(echo.ended(), Some(0), "{:#?}", echo.seen);
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -73,7 +73,9 @@ impl Process {
 
     #[track_caller]
     pub(crate) fn line(&self) -> String {
-        self.output.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{error}, waiting for a line"))
+        self.output.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+            panic!("{error}, waiting for a line; logged {:#?}", self.log.try_iter().collect::<Vec<_>>())
+        })
     }
 
     /// The address of its only listener.
@@ -81,6 +83,20 @@ impl Process {
     pub(crate) fn address(&self) -> String {
         let line = self.line();
         line.strip_prefix("listening tcp ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
+    }
+
+    /// Waits for its end; its exit code, unless a signal ended it.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        drop(self.input.take());
+        // Its outputs end with it.
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return self.child.wait().unwrap().code(),
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end; logged {:#?}", self.seen),
+            }
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -8,3 +8,5 @@ mod hostile;
 mod life;
 mod strangers;
 mod support;
+#[path = "../node/support/tiny.rs"]
+mod tiny;

@@ -9,6 +9,8 @@ use ringlink::{
     Address, Builder, ChannelId, ChannelInfo, CloseReport, Context, DriverKind, Handle, Handler, Limits, Node,
 };
 
+use super::tiny;
+
 /// How long anything may take that is bound to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,15 @@ fn driver() -> DriverKind {
         Ok("mixed") if STARTED.fetch_add(1, SeqCst).is_multiple_of(2) => DriverKind::Uring,
         Ok("mixed") => DriverKind::TokioUring,
         Ok(other) => panic!("RINGLINK_TEST_DRIVER={other}: it can be uring, tokio-uring or mixed"),
+    }
+}
+
+/// The sizes of every node, unless its test sets them: as `RINGLINK_TEST_PROFILE` says.
+fn sized(builder: Builder) -> Builder {
+    match std::env::var("RINGLINK_TEST_PROFILE").as_deref() {
+        Err(_) => builder,
+        Ok("tiny") => tiny::everything(builder),
+        Ok(other) => panic!("RINGLINK_TEST_PROFILE={other}: it can be tiny"),
     }
 }
 
@@ -76,7 +87,8 @@ impl Bed {
     #[track_caller]
     pub(crate) fn start_at(address: &str, change: impl FnOnce(Builder) -> Builder) -> Self {
         let (sender, events) = mpsc::channel();
-        let builder = change(Node::builder().driver(driver()).listen_on(address).unwrap());
+        let builder = sized(Node::builder().driver(driver())).listen_on(address).unwrap();
+        let builder = change(builder);
         let node = builder.start(move |_| Recorder(sender.clone())).expect("the node starts");
         Self { handle: node.handle(), events, node }
     }

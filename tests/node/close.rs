@@ -54,13 +54,7 @@ node_test!(a_reset_while_bytes_wait_says_how_many, |setup| {
 });
 
 node_test!(a_reset_before_the_accept_leaves_nothing, |setup| {
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    let plan = Plan::echo().script(move |_, call, _| {
-        if matches!(call, Call::Data(_, b"hold")) {
-            held.pass();
-        }
-    });
+    let (gate, plan) = Gate::held_by_word(Plan::echo());
     let bed = Bed::start(setup, setup.listener(), plan);
     let mut client = foreign::connect(bed.address());
     client.write_all(b"hold").unwrap();

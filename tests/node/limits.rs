@@ -152,13 +152,7 @@ node_test!(a_setting_that_cannot_be_is_refused_by_name, |setup| {
 
 /// A node with one client on a loop that stands still while the test fills its mailbox.
 fn held(setup: &Setup, change: impl FnOnce(Builder) -> Builder) -> (Bed, Arc<Gate>, TcpStream) {
-    let gate = Arc::new(Gate::default());
-    let holding = Arc::clone(&gate);
-    let plan = Plan::listen().script(move |_, call, _| {
-        if matches!(call, Call::Data(_, b"hold")) {
-            holding.pass();
-        }
-    });
+    let (gate, plan) = Gate::held_by_word(Plan::listen());
     let bed = Bed::start(setup, change(setup.listener()), plan);
     let mut client = foreign::connect(bed.address());
     client.write_all(b"hold").unwrap();

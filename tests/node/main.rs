@@ -6,6 +6,7 @@
 mod addresses;
 mod backpressure;
 mod close;
+mod faults;
 mod limits;
 mod many;
 mod shutdown;

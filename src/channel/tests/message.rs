@@ -46,9 +46,9 @@ fn outputs(link: &mut Link) -> Vec<u8> {
 
 /// What the far link makes of everything the channel has sent.
 fn far_events<'b>(rig: &'b mut Rig, far: &mut Link) -> Vec<LinkEvent<'b>> {
-    let sent: &'b [u8] = std::mem::take(&mut rig.kernel.sent).leak();
-    let mut input = sent;
-    std::iter::from_fn(|| far.next_event(&mut input, rig.now).unwrap()).collect()
+    rig.kernel.heard = std::mem::take(&mut rig.kernel.sent);
+    let (mut input, now) = (&*rig.kernel.heard, rig.now);
+    std::iter::from_fn(|| far.next_event(&mut input, now).unwrap()).collect()
 }
 
 fn framed(far: &Link, message: &[u8]) -> Vec<u8> {

@@ -54,6 +54,8 @@ struct Kernel {
     inbound_over: bool,
     /// All that was sent and taken.
     sent: Vec<u8>,
+    /// What of it the other end has been given last.
+    heard: Vec<u8>,
 }
 
 /// A channel, its driver, and what the program saw.

@@ -203,10 +203,13 @@ impl TokioUringDriver {
                         self.start(async move { End::Dial { channel, result: dial.await } });
                     }
                     Op::Receive(stream) => self.receive(channel, stream),
-                    Op::Send(stream, batch) => self.start(async move {
-                        let (result, batch) = tasks::send(stream, batch).await;
-                        End::Send { channel, result, batch }
-                    }),
+                    Op::Send(stream, batch) => {
+                        let send = tasks::send(stream, batch, Arc::clone(&self.counters));
+                        self.start(async move {
+                            let (result, batch) = send.await;
+                            End::Send { channel, result, batch }
+                        });
+                    }
                     Op::Close(stream) => self.finish_close(channel, &stream),
                 }
             }

@@ -28,6 +28,7 @@ use crate::addr::Endpoint;
 use crate::driver::batch::Segment;
 use crate::driver::{Batch, sockets};
 use crate::id::ChannelId;
+use crate::stats::Counters;
 
 /// How an operation ended.
 pub(super) enum End {
@@ -211,8 +212,13 @@ pub(super) async fn receive(stream: Rc<TcpStream>, buffer: Vec<u8>) -> (io::Resu
 }
 
 /// Writes all of the batch, segment by segment: tokio-uring gathers only segments of one type.
-pub(super) async fn send(stream: Rc<TcpStream>, mut batch: Batch) -> (io::Result<()>, Batch) {
+pub(super) async fn send(
+    stream: Rc<TcpStream>,
+    mut batch: Batch,
+    counters: Arc<Counters>,
+) -> (io::Result<()>, Batch) {
     while let Some((place, from, segment)) = batch.take_unsent() {
+        let asked = segment.as_slice().len() - from;
         let (result, segment) = match segment {
             Segment::Chunk(chunk) => {
                 let (result, rest) = stream.write(chunk.slice(from..)).submit().await;
@@ -227,7 +233,10 @@ pub(super) async fn send(stream: Rc<TcpStream>, mut batch: Batch) -> (io::Result
         match result.map_err(|error| (error.raw_os_error(), error)) {
             // The kernel takes something of what is not empty, or says why not.
             Ok(0) => return (Err(io::Error::from_raw_os_error(libc::EPIPE)), batch),
-            Ok(taken) => batch.advance(taken),
+            Ok(taken) => {
+                counters.short_sends.add(u64::from(taken < asked));
+                batch.advance(taken);
+            }
             Err((Some(libc::EAGAIN | libc::EINTR), _)) => {}
             Err((_, error)) => return (Err(error), batch),
         }

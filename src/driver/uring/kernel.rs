@@ -92,7 +92,7 @@ pub(crate) trait Kernel {
 
     fn next_cqe(&mut self) -> Option<Cqe>;
 
-    /// How often completions did not fit their queue, so far.
+    /// After how many calls of `enter` there were completions that did not fit their queue, so far.
     fn overflows(&self) -> u64;
 
     /// Makes `count` buffers of `size` bytes, one after the other from `base`, the provided buffers. They are handed

@@ -1,6 +1,8 @@
 //! The memory received bytes land in: one region of equal buffers, each either the kernel's or lent to the loop.
 //!
 //! Invariant: `kernel_count` buffers are the kernel's, and all others are lent.
+//!
+//! Under AddressSanitizer (`--cfg asan`, `ci/asan.sh`) the kernel's are poisoned: whoever touches one of them is told.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -12,8 +14,10 @@ const PAGE: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct RecvBuffers {
-    base: NonNull<u8>,
+    memory: NonNull<u8>,
     layout: Layout,
+    /// The first whole page of the memory.
+    base: NonNull<u8>,
     size: usize,
     /// True exactly while the kernel may write to the buffer.
     kernel_has: Vec<bool>,
@@ -24,13 +28,19 @@ impl RecvBuffers {
     /// Allocates the region, untouched and so without resident memory yet, and hands all of it to the kernel.
     pub(crate) fn register<K: Kernel>(kernel: &mut K, count: u16, size: u32) -> io::Result<Self> {
         let bytes = usize::from(count) * size as usize;
-        let layout = Layout::from_size_align(bytes, PAGE).map_err(io::Error::other)?;
-        // SAFETY: the layout's size is above zero: both settings are validated to be.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        // Aligned by hand: what is to be aligned to more than 16 bytes std zeroes itself, and so touches all of it.
+        let layout = Layout::array::<u8>(bytes + PAGE).map_err(io::Error::other)?;
+        // SAFETY: the layout's size is above zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        let padding = memory.align_offset(PAGE);
+        assert!(padding <= PAGE);
+        // SAFETY: there is a page more than the buffers take.
+        let base = unsafe { memory.add(padding) };
         let mut buffers = Self {
-            base,
+            memory,
             layout,
+            base,
             size: size as usize,
             kernel_has: vec![false; usize::from(count)],
             kernel_count: 0,
@@ -50,6 +60,7 @@ impl RecvBuffers {
         assert!(*kernel_has, "the kernel named buffer {buffer}, which it did not have");
         *kernel_has = false;
         self.kernel_count -= 1;
+        poison::unpoison(self.place(buffer), self.size);
     }
 
     pub(crate) fn give_back<K: Kernel>(&mut self, kernel: &mut K, buffer: u16) {
@@ -57,17 +68,23 @@ impl RecvBuffers {
         assert!(!*kernel_has, "buffer {buffer} is given back twice");
         *kernel_has = true;
         self.kernel_count += 1;
+        poison::poison(self.place(buffer), self.size);
         kernel.provide(buffer);
     }
 
     /// The first `len` bytes of a taken buffer.
     pub(crate) fn bytes(&self, buffer: u16, len: usize) -> &[u8] {
         assert!(!self.kernel_has[usize::from(buffer)] && len <= self.size);
-        // SAFETY: `buffer` is an index of `kernel_has`, so the offset lies in the region.
-        let start = unsafe { self.base.add(usize::from(buffer) * self.size) };
+        let start = self.place(buffer);
         // SAFETY: `len` is at most the buffer's size, the region was zeroed, and the kernel does not write to a buffer
         // it does not have; the borrow of `self` keeps the buffer from being given back.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+
+    fn place(&self, buffer: u16) -> NonNull<u8> {
+        assert!(usize::from(buffer) < self.kernel_has.len());
+        // SAFETY: `buffer` is an index of `kernel_has`, so the offset lies in the region.
+        unsafe { self.base.add(usize::from(buffer) * self.size) }
     }
 
     pub(crate) fn kernel_count(&self) -> usize {
@@ -86,7 +103,87 @@ impl RecvBuffers {
 
 impl Drop for RecvBuffers {
     fn drop(&mut self) {
+        poison::unpoison(self.memory, self.layout.size());
         // SAFETY: allocated in `register` with this layout; the driver drops this only when the ring is gone.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+    }
+}
+
+#[cfg(not(asan))]
+mod poison {
+    use std::ptr::NonNull;
+
+    pub(super) fn poison(_: NonNull<u8>, _: usize) {}
+
+    pub(super) fn unpoison(_: NonNull<u8>, _: usize) {}
+}
+
+/// What AddressSanitizer is told: it sees no write of the kernel, but every touch of ours.
+#[cfg(asan)]
+mod poison {
+    use std::ffi::c_void;
+    use std::ptr::NonNull;
+
+    unsafe extern "C" {
+        // In the sanitizer's runtime. Both only mark addresses; they touch no memory.
+        safe fn __asan_poison_memory_region(start: *const c_void, len: usize);
+        safe fn __asan_unpoison_memory_region(start: *const c_void, len: usize);
+        #[cfg(test)]
+        safe fn __asan_address_is_poisoned(address: *const c_void) -> i32;
+    }
+
+    pub(super) fn poison(start: NonNull<u8>, len: usize) {
+        __asan_poison_memory_region(start.as_ptr().cast(), len);
+    }
+
+    pub(super) fn unpoison(start: NonNull<u8>, len: usize) {
+        __asan_unpoison_memory_region(start.as_ptr().cast(), len);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_poisoned(start: NonNull<u8>) -> bool {
+        __asan_address_is_poisoned(start.as_ptr().cast()) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::setup::host_kernel;
+    use super::*;
+    use crate::config::RingOptions;
+
+    fn resident() -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE
+    }
+
+    #[test]
+    fn buffers_that_nothing_was_received_in_take_no_memory() {
+        const COUNT: u16 = 4096;
+        const SIZE: u32 = 64 << 10;
+        let mut kernel = host_kernel(&RingOptions::default()).unwrap();
+        let before = resident();
+        let buffers = RecvBuffers::register(&mut kernel, COUNT, SIZE).unwrap();
+        // Other tests take some meanwhile.
+        let taken = resident().saturating_sub(before);
+        assert!(taken < usize::from(COUNT) * SIZE as usize / 2, "{taken} bytes");
+        assert_eq!(buffers.place(0).align_offset(PAGE), 0);
+        drop(kernel);
+    }
+
+    #[cfg(asan)]
+    #[test]
+    fn a_buffer_is_poisoned_exactly_while_the_kernel_has_it() {
+        let mut kernel = host_kernel(&RingOptions::default()).unwrap();
+        let mut buffers = RecvBuffers::register(&mut kernel, 4, 1024).unwrap();
+        let poisoned =
+            |buffers: &RecvBuffers| [0, 1, 2, 3].map(|buffer| poison::is_poisoned(buffers.place(buffer)));
+        assert_eq!(poisoned(&buffers), [true; 4]);
+        buffers.take(2);
+        assert_eq!(poisoned(&buffers), [true, true, false, true]);
+        assert_eq!(buffers.bytes(2, 1024), [0; 1024]);
+        buffers.give_back(&mut kernel, 2);
+        assert_eq!(poisoned(&buffers), [true; 4]);
+        drop(kernel);
     }
 }

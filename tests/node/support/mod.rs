@@ -18,6 +18,7 @@ pub(crate) mod foreign;
 mod process;
 pub(crate) mod recorder;
 mod setup;
+mod tiny;
 
 pub(crate) use process::{OtherProcess, answer_lines, say};
 pub(crate) use recorder::{Call, Event, Journal, Plan, Recorder};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringlink::{Address, Builder, Mode, Node};
 
-use super::{OtherProcess, PATIENCE};
+use super::{OtherProcess, PATIENCE, tiny};
 
 /// Set in a process that a test started to be alone in.
 const CHILD: &str = "RINGLINK_TEST_CHILD";
@@ -104,19 +104,7 @@ impl Setup {
         if !self.is_tiny {
             return builder;
         }
-        let builder = builder.ring(|r| {
-            r.submission_entries = 4;
-            r.completion_entries = 8;
-            r.receive_buffers = 4;
-            r.receive_buffer_size = 1 << 10;
-            r.completion_budget = 4;
-            r.send_size = 2 << 10;
-        });
-        builder.limits(|l| {
-            l.outbox_low = 1 << 10;
-            l.outbox_high = 4 << 10;
-            l.outbox_max = 8 << 10;
-        })
+        tiny::everything(builder)
     }
 
     /// A stream node that listens on any free port of 127.0.0.1.
@@ -126,7 +114,7 @@ impl Setup {
 
     /// The outbox limits (low, high, max) of this variant's nodes.
     pub(crate) fn outbox(&self) -> (usize, usize, usize) {
-        if self.is_tiny { (1 << 10, 4 << 10, 8 << 10) } else { (64 << 10, 256 << 10, 4 << 20) }
+        if self.is_tiny { tiny::OUTBOX } else { (64 << 10, 256 << 10, 4 << 20) }
     }
 
     /// Runs the case again in a process of its own, where it alone decides about descriptors and threads.
