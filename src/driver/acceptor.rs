@@ -165,6 +165,16 @@ impl<F> Acceptor<F> {
         if std::mem::replace(&mut self.lacking, true) { AcceptEnd::Nothing } else { AcceptEnd::Paused(errno) }
     }
 
+    /// True when it accepts, or should not, or will again at a time to come.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_waiting(&self, now: Mono) -> bool {
+        match self.state {
+            State::Armed | State::Cancelling => true,
+            State::Waiting { until } => until >= now || !self.wants_accepting,
+            State::Idle => !self.wants_accepting,
+        }
+    }
+
     /// There was a lack, and it is tried again just now.
     pub(crate) fn is_recovering(&self) -> bool {
         self.lacking && self.state == State::Armed

@@ -30,6 +30,8 @@ pub(crate) mod null;
 pub(crate) mod probe;
 mod recv_buffers;
 mod setup;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 mod socket;
 mod token;
 mod wake;

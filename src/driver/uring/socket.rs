@@ -321,6 +321,18 @@ impl Socket {
         self.batch.take().expect("a send has a batch")
     }
 
+    /// True when a receive ought to be armed, and is not: only a lack of buffers excuses it, or a push to come.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_deaf(&self) -> bool {
+        let wants = self.phase == Phase::Connected && self.wants_reading && !self.receive_ended;
+        wants && self.receive == InKernel::No
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
     /// The descriptor is closed: the last there is to say of this socket.
     pub(crate) fn handle_closed(&mut self) -> Ending {
         self.ended();
