@@ -160,6 +160,9 @@ impl<F> Acceptor<F> {
     }
 
     fn lack<A>(&mut self, errno: Errno, now: Mono) -> AcceptEnd<A> {
+        if planted!(SpinOnEmfile) {
+            return AcceptEnd::Nothing;
+        }
         self.state = State::Waiting { until: now + self.pause };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         if std::mem::replace(&mut self.lacking, true) { AcceptEnd::Nothing } else { AcceptEnd::Paused(errno) }
@@ -167,12 +170,8 @@ impl<F> Acceptor<F> {
 
     /// True when it accepts, or should not, or will again at a time to come.
     #[cfg(feature = "sim")]
-    pub(crate) fn is_waiting(&self, now: Mono) -> bool {
-        match self.state {
-            State::Armed | State::Cancelling => true,
-            State::Waiting { until } => until >= now || !self.wants_accepting,
-            State::Idle => !self.wants_accepting,
-        }
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.state != State::Idle || !self.wants_accepting
     }
 
     /// There was a lack, and it is tried again just now.

@@ -184,7 +184,9 @@ impl<K: Kernel> UringDriver<K> {
         while let Some(slot) = self.sockets.next_changed() {
             loop {
                 if !self.has_room() {
-                    self.sockets.put_back_changed(slot);
+                    if !planted!(LostOperation) {
+                        self.sockets.put_back_changed(slot);
+                    }
                     return false;
                 }
                 let Some(socket) = self.sockets.get_mut(slot) else { break };

@@ -2,6 +2,7 @@
 //! kernel's, so an operation, a buffer or a wake that one of them has lost is seen at once, and not when it is missed.
 
 use super::SimKernel;
+use crate::driver::uring::kernel::EnterWait;
 use crate::driver::uring::{Acceptor, Socket, UringDriver};
 
 impl UringDriver<SimKernel> {
@@ -18,17 +19,18 @@ impl UringDriver<SimKernel> {
         let lent = usize::from(self.lent.is_some());
         require(self.buffers.lent_count() == lent, "a buffer is neither the kernel's nor lent")?;
 
-        // What is still to be looked at may have anything to come.
-        if !self.sockets.has_changed() && self.ready.is_empty() {
-            for socket in self.sockets.iter() {
-                self.check_hearing(socket)?;
-            }
-            let waits = |acceptor: &Acceptor<_>| acceptor.is_waiting(state.network.borrow().now);
-            let deaf = self.acceptors.iter().flatten().find(|acceptor| !waits(acceptor));
-            require(deaf.is_none(), "a listener neither accepts nor waits to")?;
-            require(self.wake_armed || self.finishing, "the waker is not armed")?;
+        // Who does not sleep may still have something to push.
+        if state.parked.is_none_or(|wait| wait == EnterWait::Not) {
+            return Ok(());
         }
-        Ok(())
+        for socket in self.sockets.iter() {
+            self.check_hearing(socket)?;
+        }
+        require(
+            self.acceptors.iter().flatten().all(Acceptor::is_waiting),
+            "a listener neither accepts nor waits",
+        )?;
+        require(self.wake_armed, "the waker is not armed")
     }
 
     fn check_hearing(&self, socket: &Socket) -> Result<(), String> {

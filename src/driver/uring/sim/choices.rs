@@ -137,6 +137,7 @@ impl Faults {
         Self { per_mille: per_mille.collect(), fired: vec![0; Fault::ALL.len()], active: true }
     }
 
+    #[cfg(test)]
     pub(crate) fn none() -> Self {
         Self { per_mille: vec![0; Fault::ALL.len()], fired: vec![0; Fault::ALL.len()], active: false }
     }

@@ -130,8 +130,11 @@ impl<K: Kernel> Rig<K> {
     }
 
     fn dial(&mut self, name: u64, to: &Endpoint) -> Fd {
-        let options =
-            SocketOptions { send_buffer: Some(8 << 10), receive_buffer: Some(8 << 10), ..SocketOptions::default() };
+        let options = SocketOptions {
+            send_buffer: Some(8 << 10),
+            receive_buffer: Some(8 << 10),
+            ..SocketOptions::default()
+        };
         let (fd, address) = self.kernel.open_socket(to, &options).unwrap();
         self.addresses.push(Box::new(address));
         let address: *const SockAddr = &**self.addresses.last().unwrap();

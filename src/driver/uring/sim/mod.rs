@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use super::kernel::{Cqe, EnterWait, Fd, Kernel, Sqe};
 use super::UringDriver;
+use super::kernel::{Cqe, EnterWait, Fd, Kernel, Sqe};
 use crate::addr::Endpoint;
 use crate::clock::Mono;
 use crate::config::{RingOptions, SocketOptions};
@@ -66,8 +66,7 @@ struct State {
     alone: bool,
     /// The process was killed: everything it had is gone.
     dead: bool,
-    /// Entered, and refused for a lack of descriptors: the second is bounded by time.
-    enters: u64,
+    /// How often an accept was refused for a lack of descriptors.
     lacks: u64,
 }
 
@@ -75,9 +74,12 @@ struct State {
 pub(crate) struct SimKernel(Rc<RefCell<State>>);
 
 impl SimKernel {
-    pub(crate) fn new(network: &Rc<RefCell<Network>>, host: HostId, options: &RingOptions) -> (Self, Outside) {
-        let ring =
-            Ring::new(host, options.submission_entries as usize, options.completion_entries as usize);
+    pub(crate) fn new(
+        network: &Rc<RefCell<Network>>,
+        host: HostId,
+        options: &RingOptions,
+    ) -> (Self, Outside) {
+        let ring = Ring::new(host, options.submission_entries as usize, options.completion_entries as usize);
         let state = Rc::new(RefCell::new(State {
             network: Rc::clone(network),
             ring,
@@ -87,14 +89,17 @@ impl SimKernel {
             parked_at: Mono::default(),
             alone: false,
             dead: false,
-            enters: 0,
             lacks: 0,
         }));
         (Self(Rc::clone(&state)), Outside(state))
     }
 
     /// A driver on a simulated kernel.
-    pub(crate) fn driver(self, settings: Settings, counters: Arc<Counters>) -> Result<UringDriver<Self>, DriverError> {
+    pub(crate) fn driver(
+        self,
+        settings: Settings,
+        counters: Arc<Counters>,
+    ) -> Result<UringDriver<Self>, DriverError> {
         UringDriver::on(self, settings, counters)
     }
 
@@ -139,10 +144,6 @@ impl Outside {
         state.dead = true;
         let host = state.ring.host;
         state.network.borrow_mut().close_all(host);
-    }
-
-    pub(crate) fn enters(&self) -> u64 {
-        self.0.borrow().enters
     }
 
     pub(crate) fn lacks(&self) -> u64 {

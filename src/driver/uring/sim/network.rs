@@ -50,7 +50,11 @@ struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Fresh,
-    Connecting { to: SocketAddr, try_at: Mono, until: Mono },
+    Connecting {
+        to: SocketAddr,
+        try_at: Mono,
+        until: Mono,
+    },
     Refused(i32),
     Connected,
     /// Reset: there is no connection any more.
@@ -232,7 +236,12 @@ impl Network {
 
     // Connections come.
 
-    pub(super) fn listen(&mut self, host: HostId, at: &Endpoint, most: usize) -> std::io::Result<(Fd, Endpoint)> {
+    pub(super) fn listen(
+        &mut self,
+        host: HostId,
+        at: &Endpoint,
+        most: usize,
+    ) -> std::io::Result<(Fd, Endpoint)> {
         let mut at = at.socket_addr().ok_or_else(|| errno(libc::EAFNOSUPPORT))?;
         if at.port() == 0 {
             at.set_port(self.free_port());
@@ -306,7 +315,9 @@ impl Network {
         let stage = match reaches {
             // Who cannot be reached does not answer; and a full backlog does not either.
             _ if now >= until => Stage::Refused(libc::ETIMEDOUT),
-            Some(host) if self.is_cut(from, host) => Stage::Connecting { to, try_at: now + CONNECT_AGAIN, until },
+            Some(host) if self.is_cut(from, host) => {
+                Stage::Connecting { to, try_at: now + CONNECT_AGAIN, until }
+            }
             Some(host) if self.listeners[&to].backlog.len() < self.listeners[&to].most => {
                 let accepted = self.add_socket(host, Stage::Connected, to, local);
                 self.sockets.get_mut(&accepted).expect("just made").other = Some(id);
@@ -447,8 +458,12 @@ impl Network {
 
     /// Ends a connection at both ends, as a fault of the network.
     pub(crate) fn break_one(&mut self, errno: i32) -> bool {
-        let live: Vec<_> =
-            self.sockets.iter().filter(|(_, s)| s.stage == Stage::Connected && !s.closed).map(|(&id, _)| id).collect();
+        let live: Vec<_> = self
+            .sockets
+            .iter()
+            .filter(|(_, s)| s.stage == Stage::Connected && !s.closed)
+            .map(|(&id, _)| id)
+            .collect();
         if live.is_empty() {
             return false;
         }
@@ -480,11 +495,14 @@ impl Network {
     /// Lets everything happen that is due by now.
     pub(crate) fn deliver(&mut self) {
         loop {
-            let due = self.sockets.iter().find_map(|(&id, socket)| match (socket.stage, socket.wire.front()) {
-                (Stage::Connecting { to, try_at, until }, _) if try_at <= self.now => Some((id, Some((to, until)))),
-                (_, Some(&(at, _))) if at <= self.now && !self.is_wire_cut(socket) => Some((id, None)),
-                _ => None,
-            });
+            let due =
+                self.sockets.iter().find_map(|(&id, socket)| match (socket.stage, socket.wire.front()) {
+                    (Stage::Connecting { to, try_at, until }, _) if try_at <= self.now => {
+                        Some((id, Some((to, until))))
+                    }
+                    (_, Some(&(at, _))) if at <= self.now && !self.is_wire_cut(socket) => Some((id, None)),
+                    _ => None,
+                });
             match due {
                 Some((id, Some((to, until)))) => self.try_connect(id, to, until),
                 Some((id, None)) => self.arrive(id),

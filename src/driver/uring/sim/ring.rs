@@ -114,7 +114,8 @@ impl Ring {
                 // SAFETY: it describes as many slices as it says.
                 let slices = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
                 // SAFETY: and each of them is data of the operation.
-                let slice = |s: &libc::iovec| unsafe { Slice::new(s.iov_base.cast_const().cast(), s.iov_len) };
+                let slice =
+                    |s: &libc::iovec| unsafe { Slice::new(s.iov_base.cast_const().cast(), s.iov_len) };
                 let data: Vec<_> = slices.iter().map(slice).collect();
                 let len = data.iter().map(|slice| slice.bytes.len()).sum();
                 Kind::Send { socket: socket(fd)?, data, len, done: 0 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 /// Events that are kept.
-const KEPT: usize = 400;
+const KEPT: usize = 2000;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Trace {

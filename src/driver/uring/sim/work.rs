@@ -8,6 +8,7 @@ use super::network::{Network, Readable};
 use super::ring::{Kind, Op, Ring, gather};
 use super::{ENTER_TIME, State};
 use crate::driver::uring::kernel::{Cqe, EnterWait, Fd, Sqe};
+use crate::driver::uring::token::Token;
 
 /// Completions of one receive in one go, as Linux has had it since 6.8.
 const MOST_IN_A_ROW: usize = 32;
@@ -15,7 +16,6 @@ const MOST_IN_A_ROW: usize = 32;
 impl State {
     /// `io_uring_enter`: submits, works, and notes what the caller waits for.
     pub(super) fn enter(&mut self, wait: EnterWait) {
-        self.enters += 1;
         self.parked = None;
         let network = self.network.clone();
         let mut network = network.borrow_mut();
@@ -31,7 +31,7 @@ impl State {
         }
         let all_submitted = self.submit(&mut network);
         self.work(&mut network);
-        if self.alone {
+        if self.alone || self.dead {
             self.wait_alone(&mut network, wait);
         }
         if all_submitted && !self.ring.has_completions() {
@@ -56,7 +56,9 @@ impl State {
             EnterWait::Forever => None,
         };
         while !self.ring.has_completions() {
-            let next = network.next_event().into_iter().chain(until).min();
+            let left = self.ring.ops.values().any(|op| self.can_go_on(network, op));
+            let soon = left.then(|| network.now + ENTER_TIME);
+            let next = network.next_event().into_iter().chain(until).chain(soon).min();
             let Some(next) = next else { return };
             network.advance(next);
             self.work(network);
@@ -71,9 +73,20 @@ impl State {
             network.faults.note(Fault::QueueFull);
         }
         let host = self.ring.host;
-        let numbers = [host.0 as u64, cqe.user_data, cqe.result as u64, u64::from(cqe.more), network.now.as_nanos()];
-        let at = network.now;
-        network.trace.add(&numbers, || format!("{at:?} {host:?} {cqe:?}"));
+        let numbers =
+            [host.0 as u64, cqe.user_data, cqe.result as u64, u64::from(cqe.more), network.now.as_nanos()];
+        let at = network.now.as_nanos();
+        network.trace.add(&numbers, || {
+            let Cqe { user_data, result, more, buffer } = cqe;
+            let (goes_on, buffer) =
+                (if more { " more" } else { "" }, buffer.map(|buffer| format!(" buffer {buffer}")));
+            format!(
+                "{at} n{}: {} = {result}{goes_on}{}",
+                host.0,
+                name_of(user_data),
+                buffer.unwrap_or_default()
+            )
+        });
         self.ring.complete(cqe);
     }
 
@@ -101,7 +114,10 @@ impl State {
     }
 
     fn begin(&mut self, network: &mut Network, user_data: u64, sqe: Sqe) {
-        let host = self.ring.host;
+        let (host, at) = (self.ring.host, network.now.as_nanos());
+        network
+            .trace
+            .add(&[host.0 as u64, user_data], || format!("{at} n{}: {} {sqe:?}", host.0, name_of(user_data)));
         match sqe {
             Sqe::Close { fd } => {
                 self.close_on(network, fd);
@@ -197,8 +213,13 @@ impl State {
     }
 
     fn work(&mut self, network: &mut Network) {
-        let mut due: Vec<u64> =
-            self.ring.ops.iter().filter(|(_, op)| self.can_go_on(network, op)).map(|(&name, _)| name).collect();
+        let mut due: Vec<u64> = self
+            .ring
+            .ops
+            .iter()
+            .filter(|(_, op)| self.can_go_on(network, op))
+            .map(|(&name, _)| name)
+            .collect();
         while !due.is_empty() {
             let name = due.swap_remove(network.choices.below(due.len()));
             if !self.dead && network.fires(Fault::WorkLeft) {
@@ -250,7 +271,8 @@ impl State {
             if network.lacks_descriptors(host) {
                 self.lacks += 1;
                 network.faults.note(Fault::NoDescriptors);
-                let errno = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS][network.choices.below(4)];
+                let errno =
+                    [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS][network.choices.below(4)];
                 return self.end(network, name, -errno);
             }
             if !network.has_backlog(at) {
@@ -258,7 +280,8 @@ impl State {
             }
             if network.fires(Fault::AcceptFails) {
                 network.drop_first(at);
-                let errno = [libc::ECONNABORTED, libc::EPROTO, libc::ENETDOWN, libc::EINTR][network.choices.below(4)];
+                let errno =
+                    [libc::ECONNABORTED, libc::EPROTO, libc::ENETDOWN, libc::EINTR][network.choices.below(4)];
                 return self.end(network, name, -errno);
             }
             let more = !network.fires(Fault::AcceptEnds) && self.ring.has_room();
@@ -319,14 +342,16 @@ impl State {
         let host = self.ring.host;
         let (buffer, untouched) = self.ring.take_buffer()?;
         if !untouched {
-            network.violated(|| format!("{host:?}: buffer {buffer} was written to while it was the kernel's"));
+            network
+                .violated(|| format!("{host:?}: buffer {buffer} was written to while it was the kernel's"));
         }
         Some(buffer)
     }
 
     fn send(&mut self, network: &mut Network, name: u64) {
         let host = self.ring.host;
-        let Some(Op { kind: Kind::Send { socket, data, len, done }, .. }) = self.ring.ops.get_mut(&name) else {
+        let Some(Op { kind: Kind::Send { socket, data, len, done }, .. }) = self.ring.ops.get_mut(&name)
+        else {
             unreachable!("asked for a send alone")
         };
         let (socket, len) = (*socket, *len);
@@ -348,7 +373,8 @@ impl State {
                 }
                 let (bytes, unchanged) = gather(data, *done, count);
                 if !unchanged {
-                    network.violated(|| format!("{host:?}: the bytes of a send changed while it was in flight"));
+                    network
+                        .violated(|| format!("{host:?}: the bytes of a send changed while it was in flight"));
                 }
                 network.write(socket, &bytes);
                 *done += count;
@@ -360,6 +386,14 @@ impl State {
         };
         self.end(network, name, taken);
     }
+}
+
+/// An operation's name for people to read.
+fn name_of(user_data: u64) -> String {
+    Token::from_user_data(user_data).map_or_else(
+        || format!("{user_data:#x}"),
+        |Token { kind, generation, slot }| format!("{kind:?} {slot}.{generation}"),
+    )
 }
 
 fn fd_of(sqe: Sqe) -> Option<Fd> {
