@@ -51,6 +51,7 @@ mod faults {
         FreeOnCancel = "free-on-cancel", "frees a send's memory when it is cancelled, not when it has ended";
         CancelIsEnd = "cancel-is-end", "takes the completion of a cancel for the end of the receive";
         NoRearm = "no-rearm", "does not arm a multishot again that ended with data";
+        EofAfterReset = "eof-after-reset", "tells of an end of file when the connection was reset";
         DropOnPause = "drop-on-pause", "drops what comes between a pause and the end of the receive";
         LostBuffer = "lost-buffer", "keeps a buffer that came with an end of file or an error";
         ForgetStarved = "forget-starved", "forgets a channel that found no buffer";
