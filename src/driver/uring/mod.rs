@@ -265,6 +265,8 @@ impl<K: Kernel> UringDriver<K> {
 
     /// Ends every operation, and waits for their ends until `deadline`. Returns how many there still are.
     fn drain(&mut self, deadline: Mono) -> usize {
+        self.give_back_lent();
+        self.starved.clear();
         let left = self.end_all(deadline);
         self.publish_gauges();
         left
@@ -410,10 +412,7 @@ impl<K: Kernel> Drop for UringDriver<K> {
     fn drop(&mut self) {
         let left = match self.drained {
             Some(left) => left,
-            None => {
-                self.give_back_lent();
-                self.drain(self.kernel.now() + DROP_GRACE)
-            }
+            None => self.drain(self.kernel.now() + DROP_GRACE),
         };
         if left > 0 {
             tracing::error!(operations = left, "operations did not end; their memory stays allocated");
