@@ -69,7 +69,7 @@ impl Shrinker {
     fn calm(&mut self) {
         let end = self.best.end.min(run(&self.best).choices);
         let mut size = end / 2;
-        while size >= LEAST_PIECE {
+        while size >= LEAST_PIECE.max(end / 64) {
             for start in (0..end).step_by(size) {
                 let piece = start..(start + size).min(end);
                 if self.best.calm.iter().any(|calm| calm.start <= piece.start && piece.end <= calm.end) {

@@ -308,9 +308,8 @@ impl Socket {
             // The kernel takes something of what is not empty, or says why not.
             Ok(0) => SendEnd::Failed(Errno(libc::EPIPE)),
             Ok(taken) => {
-                let is_part = taken < batch.len() - batch.written();
                 let forgets = if closing { planted!(DropPartialCancel) } else { planted!(DoubleSend) };
-                batch.advance(if is_part && forgets { 0 } else { taken });
+                batch.advance(if forgets && taken < batch.len() { 0 } else { taken });
                 match (batch.is_written() || planted!(ShortIsDone), closing) {
                     (true, _) => SendEnd::Done,
                     (false, false) => SendEnd::Short,
