@@ -9,6 +9,7 @@
 //! And whether it finds the faults that can be planted in ringlink, each within 2,000 seeds: `--planted`.
 
 #![expect(clippy::disallowed_methods, reason = "a tool that is run for a time")]
+#![expect(clippy::print_stdout, reason = "it tells people")]
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -59,22 +60,19 @@ fn parse(arguments: &[String]) -> Result<Task, String> {
     let mut arguments = arguments.iter();
     while let Some(name) = arguments.next() {
         if name == "--planted" {
-            task = Some(Task::Planted { base });
+            task = Some(Task::Planted { base: 0 });
             continue;
         }
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         let number = value.parse::<u64>().map_err(|_| format!("{name} {value}: not a number"));
+        let seeds = |until| Some(Task::Seeds { base: 0, until });
         match name.as_str() {
             "--base" => base = number?,
             "--seed" => task = Some(Task::Case(Case::of_seed(number?))),
             "--case" => task = Some(Task::Case(value.parse()?)),
-            "--seeds" => task = Some(Task::Seeds { base, until: Until::Seeds(number?) }),
-            "--seconds" => {
-                task = Some(Task::Seeds { base, until: Until::Time(Duration::from_secs(number?)) })
-            }
-            "--minutes" => {
-                task = Some(Task::Seeds { base, until: Until::Time(Duration::from_secs(60 * number?)) });
-            }
+            "--seeds" => task = seeds(Until::Seeds(number?)),
+            "--seconds" => task = seeds(Until::Time(Duration::from_secs(number?))),
+            "--minutes" => task = seeds(Until::Time(Duration::from_secs(60 * number?))),
             _ => return Err(format!("there is no {name}")),
         }
     }

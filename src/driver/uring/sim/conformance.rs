@@ -62,7 +62,7 @@ fn simulated_rig() -> Rig<SimKernel> {
 struct Rig<K: Kernel> {
     kernel: K,
     buffers: RecvBuffers,
-    addresses: Vec<Box<SockAddr>>,
+    addresses: Vec<Rc<SockAddr>>,
     /// Received bytes, whichever operation they came by.
     received: Vec<u8>,
 }
@@ -136,8 +136,9 @@ impl<K: Kernel> Rig<K> {
             ..SocketOptions::default()
         };
         let (fd, address) = self.kernel.open_socket(to, &options).unwrap();
-        self.addresses.push(Box::new(address));
-        let address: *const SockAddr = &**self.addresses.last().unwrap();
+        let address = Rc::new(address);
+        self.addresses.push(Rc::clone(&address));
+        let address = Rc::as_ptr(&address);
         self.push(name, Sqe::Connect { fd, address });
         fd
     }

@@ -187,7 +187,11 @@ impl State {
     fn end_cancelled(&mut self, network: &mut Network, target: u64) {
         let result = match self.ring.ops[&target].kind {
             Kind::Send { done, .. } if done > 0 => done as i32,
-            _ => -libc::ECANCELED,
+            Kind::Accept { .. }
+            | Kind::Connect { .. }
+            | Kind::Receive { .. }
+            | Kind::Send { .. }
+            | Kind::Wake => -libc::ECANCELED,
         };
         self.end(network, target, result);
     }
