@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::ledger::{Account, Key, Ledger, is_posted};
-use super::node::{Node, PORT, Surroundings};
 use super::settings::Settings;
 use super::{Case, Outcome};
 use crate::addr::{Address, Endpoint};
@@ -17,6 +16,7 @@ use crate::driver::uring::sim::choices::{Choices, Fault, Faults, SplitMix};
 use crate::driver::uring::sim::network::{HostId, Network};
 use crate::error::CommandError;
 use crate::id::ChannelId;
+use crate::simulation::node::{Node, PORT, Surroundings};
 
 /// How long a healed world has to deliver what it owes, and its nodes to end.
 const LIVENESS: Duration = Duration::from_secs(200);

@@ -308,7 +308,7 @@ impl Socket {
             // The kernel takes something of what is not empty, or says why not.
             Ok(0) => SendEnd::Failed(Errno(libc::EPIPE)),
             Ok(taken) => {
-                let forgets = if closing { planted!(DropPartialCancel) } else { planted!(DoubleSend) };
+                let forgets = planted!(DropPartialCancel) && closing || planted!(DoubleSend) && !closing;
                 batch.advance(if forgets && taken < batch.len() { 0 } else { taken });
                 match (batch.is_written() || planted!(ShortIsDone), closing) {
                     (true, _) => SendEnd::Done,
