@@ -307,9 +307,12 @@ impl Socket {
         match usize::try_from(result) {
             // The kernel takes something of what is not empty, or says why not.
             Ok(0) => SendEnd::Failed(Errno(libc::EPIPE)),
+            Ok(taken) if planted!(DoubleSend) && !closing && taken < batch.len() => SendEnd::Short,
+            Ok(taken) if planted!(DropPartialCancel) && closing && taken < batch.len() => {
+                SendEnd::Failed(Errno(libc::ECANCELED))
+            }
             Ok(taken) => {
-                let forgets = planted!(DropPartialCancel) && closing || planted!(DoubleSend) && !closing;
-                batch.advance(if forgets && taken < batch.len() { 0 } else { taken });
+                batch.advance(taken);
                 match (batch.is_written() || planted!(ShortIsDone), closing) {
                     (true, _) => SendEnd::Done,
                     (false, false) => SendEnd::Short,
