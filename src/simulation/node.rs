@@ -133,7 +133,7 @@ impl Node {
         let event_loop = self.event_loop.as_mut().expect("only who is up is turned");
         let flow = event_loop.turn().map_err(|error| error.to_string())?;
         event_loop.driver().check().map_err(|what| format!("n{}: {what}", self.host.0))?;
-        self.check_work(around.network.borrow().now.as_nanos())?;
+        self.check_work(&around.network.borrow())?;
         if flow == ControlFlow::Continue(()) {
             return Ok(false);
         }
@@ -142,7 +142,7 @@ impl Node {
     }
 
     /// A loop that has nothing to do does nothing, and what is refused is asked again in good time.
-    fn check_work(&mut self, now: u64) -> Result<(), String> {
+    fn check_work(&mut self, network: &Network) -> Result<(), String> {
         let stats = self.counters.snapshot();
         let work = (stats.submissions, stats.completions);
         self.idle_turns = if work == self.idle_at { self.idle_turns + 1 } else { 0 };
@@ -150,10 +150,11 @@ impl Node {
         if self.idle_turns > IDLE_TURNS {
             return Err(format!("n{}: turns and turns, and does nothing", self.host.0));
         }
-        let milliseconds = (now - self.began_at) / 1_000_000;
+        let milliseconds = (network.now.as_nanos() - self.began_at) / 1_000_000;
         let asked = self.outside.lacks();
-        // Each channel that closes gives a descriptor back, so it is worth a try.
-        if asked > 20 + milliseconds / 5 + 2 * (stats.dialed + stats.accepted + stats.accepts_refused) {
+        // Each channel that closes gives a descriptor back, so it is worth a try; and each lack is found out anew.
+        let closes = stats.dialed + stats.accepted + stats.accepts_refused;
+        if asked > 20 + milliseconds / 5 + 2 * (closes + network.lacks(self.host)) {
             return Err(format!(
                 "n{}: without descriptors it asked for connections {asked} times",
                 self.host.0

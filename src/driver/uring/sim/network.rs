@@ -40,6 +40,8 @@ struct Host {
     files: Vec<Option<File>>,
     /// No descriptors are to be had until then.
     lacking_until: Mono,
+    /// How often that began.
+    lacks: u64,
 }
 
 #[derive(Debug)]
@@ -186,6 +188,11 @@ impl Network {
 
     pub(crate) fn lack_descriptors(&mut self, host: HostId, until: Mono) {
         self.hosts[host.0].lacking_until = until;
+        self.hosts[host.0].lacks += 1;
+    }
+
+    pub(crate) fn lacks(&self, host: HostId) -> u64 {
+        self.hosts[host.0].lacks
     }
 
     pub(super) fn lacks_descriptors(&self, host: HostId) -> bool {
