@@ -233,7 +233,7 @@ impl Network {
         let (other, shut) = (socket.other, std::mem::replace(&mut socket.shut_write, true));
         if rude {
             self.send_reset(id);
-        } else if !shut {
+        } else if !shut && self.is_connected(id) {
             self.transmit(id, Segment::Fin);
         }
         // Both ends are gone: so is the connection.
@@ -404,7 +404,8 @@ impl Network {
         match segment {
             Segment::Data(_) if socket.closed || socket.stage == Stage::Dead => self.send_reset(id),
             Segment::Data(bytes) => socket.data.extend(bytes),
-            Segment::Fin => socket.fin = true,
+            // A connection that is gone hears of nothing more.
+            Segment::Fin => socket.fin |= socket.stage == Stage::Connected,
             Segment::Reset => self.break_off(id, libc::ECONNRESET),
         }
     }
