@@ -24,6 +24,7 @@ stage clippy cargo clippy --all-targets --features internals --locked -- -D warn
 stage docs env RUSTDOCFLAGS=-Dwarnings cargo doc --lib --no-deps --document-private-items --locked
 stage loom ci/loom.sh
 stage fuzz ci/fuzz.sh
+stage sim ci/sim.sh
 stage bench cargo bench --bench link --bench turn --features internals --locked -- --test
 stage examples ci/examples.sh
 stage demo timeout 600 cargo run --release --locked -- demo

@@ -30,6 +30,10 @@
 //! `driver` (the kernel, seen from above) → `node::event_loop` → `channel` → `link` (the protocol) → [`Handler`] → the
 //! channel's outbox → `driver`. Only `driver::uring` may be `unsafe`.
 
+#[macro_use]
+#[forbid(unsafe_code)]
+mod planted;
+
 #[forbid(unsafe_code)]
 mod addr;
 #[forbid(unsafe_code)]
@@ -49,6 +53,10 @@ mod link;
 mod node;
 #[forbid(unsafe_code)]
 pub mod service;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod simulation;
 #[forbid(unsafe_code)]
 mod stats;
 #[cfg(feature = "cli")]

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const BASE: &[&str] = &["addr", "clock", "config", "error", "id", "stats"];
-const LAYERS: &[&str] = &["driver", "link", "channel", "node", "service"];
+const LAYERS: &[&str] = &["driver", "link", "channel", "node", "service", "simulation"];
 const MAX_LINES: usize = 550;
 const MAX_SCRIPT_LINES: usize = 40;
 
@@ -90,6 +90,7 @@ fn may_import(file: &str) -> Option<&'static [&'static str]> {
         "channel" => Some(&["link", "driver", "channel"]),
         "node" => Some(&["driver", "link", "channel", "node"]),
         "service" => Some(&["service"]),
+        "simulation" => Some(&["driver", "link", "channel", "node", "simulation"]),
         _ => Some(&[]),
     }
 }

@@ -65,7 +65,7 @@ impl Channel {
     pub(crate) fn handle_eof(&mut self, now: Mono) {
         debug_assert_eq!(self.inbound, Inbound::Flowing);
         self.moved_at = now;
-        self.inbound = Inbound::Eof;
+        self.inbound = if self.is_lost() { Inbound::Failed } else { Inbound::Eof };
         match self.phase {
             Phase::Lingering => self.enter_closing(false),
             Phase::Broken => self.enter_closing(true),
@@ -73,6 +73,13 @@ impl Channel {
             Phase::Opening | Phase::Open | Phase::Flushing | Phase::Closing | Phase::Closed => {}
             Phase::Resolving | Phase::Dialing => debug_assert!(false, "EOF without a socket"),
         }
+    }
+
+    /// The connection failed, and a send was told. The kernel tells an error once, and then says end of file, though
+    /// what the peer sent may be lost. (A broken pipe is different: the peer's FIN had come before.)
+    fn is_lost(&self) -> bool {
+        let errno = self.ending.as_ref().and_then(|ending| ending.errno);
+        self.phase == Phase::Broken && errno != Some(Errno(libc::EPIPE)) && !planted!(EofAfterReset)
     }
 
     /// The receiving half failed, and with it the connection. What came before is still delivered.

@@ -240,6 +240,8 @@ impl Channel {
     pub(crate) fn give_up(&mut self, reason: CloseReason, now: Mono) -> CloseReport {
         self.latch(Ending::new(reason, ClosedBy::Us));
         self.discard_received();
+        // What is out does not come back, and what waits is not sent.
+        self.settings.counters.bytes_queued.sub(self.outbox.queued() as u64);
         self.facts.reported = true;
         self.settings.counters.closed.add(1);
         self.report(now)

@@ -160,9 +160,18 @@ impl<F> Acceptor<F> {
     }
 
     fn lack<A>(&mut self, errno: Errno, now: Mono) -> AcceptEnd<A> {
+        if planted!(SpinOnEmfile) {
+            return AcceptEnd::Nothing;
+        }
         self.state = State::Waiting { until: now + self.pause };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         if std::mem::replace(&mut self.lacking, true) { AcceptEnd::Nothing } else { AcceptEnd::Paused(errno) }
+    }
+
+    /// True when it accepts, or should not, or will again at a time to come.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.state != State::Idle || !self.wants_accepting
     }
 
     /// There was a lack, and it is tried again just now.

@@ -53,8 +53,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     /// Turns until the node is shut down, or the kernel fails.
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
-        self.handler.on_start(&mut Context::new(&mut self.core));
-        self.core.dial_peers();
+        self.begin();
         let outcome = loop {
             match self.turn() {
                 Ok(ControlFlow::Continue(())) => {}
@@ -65,8 +64,14 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         self.end(outcome)
     }
 
+    pub(crate) fn begin(&mut self) {
+        self.handler.on_start(&mut Context::new(&mut self.core));
+        self.core.dial_peers();
+    }
+
     /// One turn: what happened, what others ask, what is due, what to send; then one system call.
     pub(crate) fn turn(&mut self) -> Result<ControlFlow<()>, DriverError> {
+        self.core.port().mailbox.awake();
         self.core.now = self.driver.now();
         self.reap();
         self.obey();
@@ -77,7 +82,6 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         }
         let wait = self.wait();
         self.driver.turn(wait)?;
-        self.core.port().mailbox.awake();
         Ok(ControlFlow::Continue(()))
     }
 
@@ -209,8 +213,13 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         self.core.stop_at.is_some_and(|at| self.core.channels.is_empty() || self.core.now >= at + CUT_GRACE)
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn driver(&self) -> &D {
+        &self.driver
+    }
+
     /// No channel is left without its `on_close`, and no command without an answer.
-    fn end(mut self, outcome: Result<(), DriverError>) -> Result<(), NodeError> {
+    pub(crate) fn end(mut self, outcome: Result<(), DriverError>) -> Result<(), NodeError> {
         self.core.stop_at.get_or_insert(self.core.now);
         self.core.close_mailbox();
         for id in self.core.channels.ids() {

@@ -122,6 +122,17 @@ fn after_a_failed_send_what_came_before_is_still_delivered() {
 }
 
 #[test]
+fn a_reset_that_a_send_was_told_of_is_no_end_of_file() {
+    for errno in [libc::ECONNRESET, libc::ETIMEDOUT] {
+        let mut rig = Rig::open();
+        rig.send(b"a").unwrap();
+        rig.turn().sent_part(0, Some(errno));
+        rig.receive(b"last words").eof().saw(&["data last words"]).asked(&["send", "reset"]).closed();
+        assert_eq!(rig.report().errno, Some(Errno(errno)));
+    }
+}
+
+#[test]
 fn after_a_failed_send_the_wait_is_bounded_and_close_ends_it() {
     let mut rig = Rig::open();
     rig.send(b"a").unwrap();

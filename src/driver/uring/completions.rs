@@ -37,6 +37,7 @@ impl<K: Kernel> UringDriver<K> {
         let outcome = self.dispatch(cqe);
         match (&outcome, cqe.buffer) {
             (Some(Outcome::Received { .. }), _) | (_, None) => {}
+            (Some(Outcome::Other(_)) | None, Some(_)) if planted!(LostBuffer) => {}
             (Some(Outcome::Other(_)) | None, Some(buffer)) => self.give_back(buffer),
         }
         outcome
@@ -49,7 +50,7 @@ impl<K: Kernel> UringDriver<K> {
         };
         match token.kind {
             OpKind::Wake => {
-                self.wake_armed = cqe.more;
+                self.wake_armed = cqe.more || planted!(LostWake);
                 (cqe.result >= 0).then(|| Completion::Woken.into())
             }
             OpKind::CancelWake => None,
@@ -114,7 +115,9 @@ impl<K: Kernel> UringDriver<K> {
             Received::Failed(errno) => Some(Completion::ReceiveFailed { channel, errno }.into()),
             Received::Starved => {
                 self.counters.starvations.add(1);
-                self.starved.push_back(channel.slot());
+                if !planted!(ForgetStarved) {
+                    self.starved.push_back(channel.slot());
+                }
                 None
             }
             Received::Nothing => None,

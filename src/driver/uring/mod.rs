@@ -30,6 +30,8 @@ pub(crate) mod null;
 pub(crate) mod probe;
 mod recv_buffers;
 mod setup;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 mod socket;
 mod token;
 mod wake;
@@ -182,7 +184,9 @@ impl<K: Kernel> UringDriver<K> {
         while let Some(slot) = self.sockets.next_changed() {
             loop {
                 if !self.has_room() {
-                    self.sockets.put_back_changed(slot);
+                    if !planted!(LostOperation) {
+                        self.sockets.put_back_changed(slot);
+                    }
                     return false;
                 }
                 let Some(socket) = self.sockets.get_mut(slot) else { break };
@@ -261,6 +265,8 @@ impl<K: Kernel> UringDriver<K> {
 
     /// Ends every operation, and waits for their ends until `deadline`. Returns how many there still are.
     fn drain(&mut self, deadline: Mono) -> usize {
+        self.give_back_lent();
+        self.starved.clear();
         let left = self.end_all(deadline);
         self.publish_gauges();
         left
@@ -406,10 +412,7 @@ impl<K: Kernel> Drop for UringDriver<K> {
     fn drop(&mut self) {
         let left = match self.drained {
             Some(left) => left,
-            None => {
-                self.give_back_lent();
-                self.drain(self.kernel.now() + DROP_GRACE)
-            }
+            None => self.drain(self.kernel.now() + DROP_GRACE),
         };
         if left > 0 {
             tracing::error!(operations = left, "operations did not end; their memory stays allocated");

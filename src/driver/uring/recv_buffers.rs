@@ -95,6 +95,12 @@ impl RecvBuffers {
         self.kernel_has.len() - self.kernel_count
     }
 
+    /// The buffers that are the kernel's, by number.
+    #[cfg(feature = "sim")]
+    pub(crate) fn of_kernel(&self) -> Vec<u16> {
+        (0..).zip(&self.kernel_has).filter(|(_, has)| **has).map(|(buffer, _)| buffer).collect()
+    }
+
     /// True when at least half of the buffers are the kernel's: time to arm the channels that found none.
     pub(crate) fn is_half_full(&self) -> bool {
         self.kernel_count * 2 >= self.kernel_has.len()

@@ -228,9 +228,12 @@ impl Socket {
         }
         if reset && self.send == InKernel::Yes {
             self.send = InKernel::Cancelling;
+            if planted!(FreeOnCancel) {
+                self.batch = None;
+            }
             return Some(Op::CancelSend);
         }
-        (self.in_flight == 0).then(|| {
+        (self.in_flight == 0 || planted!(EarlyClose)).then(|| {
             self.phase = Phase::CloseSubmitted;
             Op::Close
         })
@@ -245,6 +248,9 @@ impl Socket {
 
     pub(crate) fn handle_cancelled(&mut self) {
         self.ended();
+        if planted!(CancelIsEnd) {
+            self.receive = InKernel::No;
+        }
     }
 
     /// True when the dial succeeded; else the socket closes, and [`Socket::handle_closed`] tells why.
@@ -266,9 +272,9 @@ impl Socket {
         let cancelling = self.receive == InKernel::Cancelling;
         if !more {
             self.ended();
-            self.receive = InKernel::No;
+            self.receive = if planted!(NoRearm) && result > 0 { InKernel::Yes } else { InKernel::No };
         }
-        if self.is_closing() {
+        if self.is_closing() || cancelling && planted!(DropOnPause) {
             return Received::Nothing;
         }
         match usize::try_from(result) {
@@ -296,20 +302,25 @@ impl Socket {
         assert!(self.send != InKernel::No, "a send completed that was not submitted");
         self.ended();
         self.send = InKernel::No;
+        let closing = self.is_closing();
         let batch = self.batch.as_mut().expect("the batch stays until its send ended").batch();
         match usize::try_from(result) {
             // The kernel takes something of what is not empty, or says why not.
             Ok(0) => SendEnd::Failed(Errno(libc::EPIPE)),
+            Ok(taken) if planted!(DoubleSend) && !closing && taken < batch.len() => SendEnd::Short,
+            Ok(taken) if planted!(DropPartialCancel) && closing && taken < batch.len() => {
+                SendEnd::Failed(Errno(libc::ECANCELED))
+            }
             Ok(taken) => {
                 batch.advance(taken);
-                match (batch.is_written(), self.is_closing()) {
+                match (batch.is_written() || planted!(ShortIsDone), closing) {
                     (true, _) => SendEnd::Done,
                     (false, false) => SendEnd::Short,
                     (false, true) => SendEnd::Failed(Errno(libc::ECANCELED)),
                 }
             }
             Err(_) => match -result {
-                libc::ECANCELED | libc::EAGAIN | libc::EINTR if !self.is_closing() => SendEnd::Short,
+                libc::ECANCELED | libc::EAGAIN | libc::EINTR if !closing => SendEnd::Short,
                 errno => SendEnd::Failed(Errno(errno)),
             },
         }
@@ -319,6 +330,18 @@ impl Socket {
     pub(crate) fn take_batch(&mut self) -> Box<SendOp> {
         assert_eq!(self.send, InKernel::No, "the kernel still reads the batch");
         self.batch.take().expect("a send has a batch")
+    }
+
+    /// True when a receive ought to be armed, and is not: only a lack of buffers excuses it, or a push to come.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_deaf(&self) -> bool {
+        let wants = self.phase == Phase::Connected && self.wants_reading && !self.receive_ended;
+        wants && self.receive == InKernel::No
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
     }
 
     /// The descriptor is closed: the last there is to say of this socket.
