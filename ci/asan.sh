@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves that nobody touches memory that is not theirs, and that none is lost: AddressSanitizer and LeakSanitizer over the
-# unit tests and a part of the tests on the real kernel. A receive buffer counts as not ours while the kernel has it.
+# unit tests, a part of the tests on the real kernel, and 20 s of simulation. A receive buffer counts as not ours while
+# the kernel has it.
 set -euo pipefail
 # Called again by cargo in place of the compiler, for this package alone: so nothing else is built anew, and no other
 # package hears of unstable features.
@@ -10,6 +11,7 @@ start=$SECONDS
 export RUSTC_WORKSPACE_WRAPPER="$PWD/ci/asan.sh"
 built=$(cargo test --no-run --locked --lib --test node --test message --test kernel_faults 2>&1) \
     || { echo "$built"; exit 1; }
+cargo build --quiet --locked --example simulate
 echo "asan: built in $((SECONDS - start)) s"
 
 part() {
@@ -24,4 +26,5 @@ part src/lib.rs
 part tests/node ::tiny
 RINGLINK_TEST_PROFILE=tiny part tests/message exchange
 part tests/kernel_faults ends::
+"${CARGO_TARGET_DIR:-target}/debug/examples/simulate" --base "$(date +%s)" --seconds 20
 echo "asan: ok in $((SECONDS - start)) s"

@@ -52,6 +52,20 @@ fn a_node_stopped_at_any_moment_of_full_load_flushes_and_ends_well() {
 }
 
 #[test]
+fn few_buffers_are_shared_by_all_channels() {
+    for clients in [3, 6, 9] {
+        let tiny = "--receive-buffers 4x1KiB --outbox-low 1KiB --outbox-high 4KiB --outbox-max 8KiB";
+        let node = Process::start("", &format!("--listen 127.0.0.1:0 --mode stream --driver uring {tiny}"));
+        let address: SocketAddr = node.address().parse().unwrap();
+        let clients: Vec<_> = (0..clients).map(|n| Load::start(address, n)).collect();
+        for client in clients {
+            client.wait_for(BYTES);
+            client.stop();
+        }
+    }
+}
+
+#[test]
 fn a_node_stopped_twice_ends_at_once_and_what_it_had_sent_is_right() {
     for round in 0..ROUNDS {
         let (mut node, _, clients) = loaded(round, "127.0.0.1:0", "--grace 100s --close-timeout 100s");

@@ -113,10 +113,10 @@ impl<K: Kernel> UringDriver<K> {
             }
             Received::Eof => Some(Completion::PeerEof { channel }.into()),
             Received::Failed(errno) => Some(Completion::ReceiveFailed { channel, errno }.into()),
-            Received::Starved => {
+            Received::Starved { in_vain } => {
                 self.counters.starvations.add(1);
                 if !planted!(ForgetStarved) {
-                    self.starved.push_back(channel.slot());
+                    self.starved.push(channel.slot(), in_vain);
                 }
                 None
             }
@@ -220,17 +220,20 @@ impl<K: Kernel> UringDriver<K> {
     }
 
     /// Arms the longest waiting again when at least half of the buffers are back, and no more than there are buffers:
-    /// the kernel picks a buffer before it looks for data, so arming without one fails at once.
+    /// the kernel picks a buffer before it looks for data, so arming without one fails at once. Their receives are pushed
+    /// here, before all other operations, since the first that is submitted may take all buffers.
     pub(super) fn feed_starved(&mut self) {
         if self.starved.is_empty() || !self.buffers.is_half_full() {
             return;
         }
         for _ in 0..self.buffers.kernel_count() {
-            let Some(slot) = self.starved.pop_front() else { return };
+            let Some(slot) = self.starved.pop() else { return };
             // One that closed while it waited may have a successor in its slot, to which this does nothing.
             if let Some(socket) = self.sockets.get_mut(slot) {
                 socket.feed();
-                self.sockets.mark_changed(slot);
+                if !self.push_ops_of(slot) {
+                    return;
+                }
             }
         }
     }

@@ -33,6 +33,7 @@ mod setup;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod socket;
+mod starved;
 mod token;
 mod wake;
 
@@ -41,6 +42,7 @@ use in_flight::SpareSends;
 use kernel::{EnterWait, Fd, Kernel, Sqe};
 use recv_buffers::RecvBuffers;
 use socket::{Op, Socket};
+use starved::Starved;
 use token::{OpKind, Token};
 
 /// How long a driver that is dropped in a panic waits for its operations.
@@ -55,8 +57,7 @@ pub(crate) struct UringDriver<K: Kernel = HostKernel> {
     sockets: ManuallyDrop<SocketTable<Socket>>,
     acceptors: Vec<Option<Acceptor<Fd>>>,
     spare_sends: SpareSends,
-    /// Slots whose sockets found no buffer, the longest waiting first.
-    starved: VecDeque<u32>,
+    starved: Starved,
     /// Completions that need no kernel to come about.
     ready: VecDeque<Outcome>,
     /// The buffer lent with the last completion.
@@ -114,7 +115,7 @@ impl<K: Kernel> UringDriver<K> {
             sockets: ManuallyDrop::new(SocketTable::new(settings.first_slot)),
             acceptors: Vec::new(),
             spare_sends: SpareSends::default(),
-            starved: VecDeque::new(),
+            starved: Starved::default(),
             ready: VecDeque::new(),
             lent: None,
             wake_armed: false,
@@ -145,6 +146,15 @@ impl<K: Kernel> UringDriver<K> {
             let batch = self.spare_sends.give_back(op);
             self.ready
                 .push_back(Completion::Sent { channel, batch, error: Some(Errno(libc::ECANCELED)) }.into());
+        }
+    }
+
+    /// Whoever found no buffer goes first: one that pauses and resumes again and again would always be before them.
+    fn resume_reading(&mut self, channel: ChannelId) {
+        let socket = self.sockets.change(channel);
+        socket.want_reading(true);
+        if !self.starved.is_empty() && socket.starve() {
+            self.starved.push(channel.slot(), false);
         }
     }
 
@@ -182,20 +192,26 @@ impl<K: Kernel> UringDriver<K> {
 
     fn push_socket_ops(&mut self) -> bool {
         while let Some(slot) = self.sockets.next_changed() {
-            loop {
-                if !self.has_room() {
-                    if !planted!(LostOperation) {
-                        self.sockets.put_back_changed(slot);
-                    }
-                    return false;
-                }
-                let Some(socket) = self.sockets.get_mut(slot) else { break };
-                let Some(op) = socket.next_op() else { break };
-                let (user_data, sqe) = describe(socket, op);
-                self.push(user_data, sqe);
+            if !self.push_ops_of(slot) {
+                return false;
             }
         }
         true
+    }
+
+    fn push_ops_of(&mut self, slot: u32) -> bool {
+        loop {
+            if !self.has_room() {
+                if !planted!(LostOperation) {
+                    self.sockets.put_back_changed(slot);
+                }
+                return false;
+            }
+            let Some(socket) = self.sockets.get_mut(slot) else { return true };
+            let Some(op) = socket.next_op() else { return true };
+            let (user_data, sqe) = describe(socket, op);
+            self.push(user_data, sqe);
+        }
     }
 
     fn push_wake_and_accepts(&mut self, now: Mono) -> bool {
@@ -366,7 +382,7 @@ impl<K: Kernel> Driver for UringDriver<K> {
                 self.sockets.change(channel).queue_send(op);
             }
             Submission::PauseReading { channel } => self.sockets.change(channel).want_reading(false),
-            Submission::ResumeReading { channel } => self.sockets.change(channel).want_reading(true),
+            Submission::ResumeReading { channel } => self.resume_reading(channel),
             Submission::ShutdownWrite { channel } => {
                 let fd = self.sockets.change(channel).fd();
                 // It fails when the connection is gone, which the receive tells too.

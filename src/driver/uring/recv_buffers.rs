@@ -116,17 +116,17 @@ impl Drop for RecvBuffers {
 }
 
 #[cfg(not(asan))]
-mod poison {
+pub(super) mod poison {
     use std::ptr::NonNull;
 
-    pub(super) fn poison(_: NonNull<u8>, _: usize) {}
+    pub(in super::super) fn poison(_: NonNull<u8>, _: usize) {}
 
-    pub(super) fn unpoison(_: NonNull<u8>, _: usize) {}
+    pub(in super::super) fn unpoison(_: NonNull<u8>, _: usize) {}
 }
 
 /// What AddressSanitizer is told: it sees no write of the kernel, but every touch of ours.
 #[cfg(asan)]
-mod poison {
+pub(super) mod poison {
     use std::ffi::c_void;
     use std::ptr::NonNull;
 
@@ -138,11 +138,11 @@ mod poison {
         safe fn __asan_address_is_poisoned(address: *const c_void) -> i32;
     }
 
-    pub(super) fn poison(start: NonNull<u8>, len: usize) {
+    pub(in super::super) fn poison(start: NonNull<u8>, len: usize) {
         __asan_poison_memory_region(start.as_ptr().cast(), len);
     }
 
-    pub(super) fn unpoison(start: NonNull<u8>, len: usize) {
+    pub(in super::super) fn unpoison(start: NonNull<u8>, len: usize) {
         __asan_unpoison_memory_region(start.as_ptr().cast(), len);
     }
 

@@ -50,7 +50,10 @@ pub(crate) enum Received {
     Eof,
     Failed(Errno),
     /// There was no buffer: the socket waits until [`Socket::feed`].
-    Starved,
+    Starved {
+        /// It had been fed, and got nothing.
+        in_vain: bool,
+    },
     /// Nothing for the channel: cancelled, or the kernel let go of it.
     Nothing,
 }
@@ -84,6 +87,8 @@ pub(crate) struct Socket {
     cancel_dial: bool,
     wants_reading: bool,
     starved: bool,
+    /// True from [`Socket::feed`] until something is received.
+    fed: bool,
     /// True after end of file or an error: nothing is received any more.
     receive_ended: bool,
     dial_errno: Option<Errno>,
@@ -104,6 +109,7 @@ impl Socket {
             cancel_dial: false,
             wants_reading: false,
             starved: false,
+            fed: false,
             receive_ended: false,
             dial_errno: None,
             address,
@@ -166,9 +172,15 @@ impl Socket {
         if self.send == InKernel::No { self.batch.take() } else { None }
     }
 
+    /// Lets it wait for [`Socket::feed`]. False when it does already, or the kernel has a receive.
+    pub(crate) fn starve(&mut self) -> bool {
+        self.receive == InKernel::No && !std::mem::replace(&mut self.starved, true)
+    }
+
     /// There are buffers again.
     pub(crate) fn feed(&mut self) {
         self.starved = false;
+        self.fed = true;
     }
 
     // The difference between what is wanted and what the kernel has.
@@ -282,11 +294,14 @@ impl Socket {
                 self.receive_ended = true;
                 Received::Eof
             }
-            Ok(len) => Received::Data(len),
+            Ok(len) => {
+                self.fed = false;
+                Received::Data(len)
+            }
             Err(_) => match -result {
                 libc::ENOBUFS => {
                     self.starved = !cancelling;
-                    if self.starved { Received::Starved } else { Received::Nothing }
+                    if self.starved { Received::Starved { in_vain: self.fed } } else { Received::Nothing }
                 }
                 // ECANCELED comes unasked when the kernel could not wait for the socket again.
                 libc::ECANCELED | libc::EAGAIN | libc::EINTR => Received::Nothing,
@@ -413,10 +428,14 @@ mod tests {
     #[test]
     fn a_starved_socket_waits_until_it_is_fed() {
         let mut socket = reading();
-        assert_eq!(socket.handle_receive(-libc::ENOBUFS, false), Received::Starved);
-        assert_eq!(socket.next_op(), None);
-        socket.feed();
-        assert_eq!(socket.next_op(), Some(Op::Receive));
+        for in_vain in [false, true] {
+            assert_eq!(socket.handle_receive(-libc::ENOBUFS, false), Received::Starved { in_vain });
+            assert_eq!(socket.next_op(), None);
+            socket.feed();
+            assert_eq!(socket.next_op(), Some(Op::Receive));
+        }
+        assert_eq!(socket.handle_receive(1, true), Received::Data(1));
+        assert_eq!(socket.handle_receive(-libc::ENOBUFS, false), Received::Starved { in_vain: false });
     }
 
     #[test]

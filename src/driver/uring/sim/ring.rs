@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::ptr::NonNull;
 
 use super::network::{HostId, Network, SocketId};
 use crate::driver::uring::kernel::{Cqe, Fd, Sqe};
+use crate::driver::uring::recv_buffers::poison;
 
 /// What a provided buffer is filled with: who reads one that he gave back reads this.
 pub(super) const GARBAGE: u8 = 0xDD;
@@ -179,8 +181,12 @@ impl Ring {
         let Buffers { base, size, .. } = *self.buffers.as_ref().expect("buffers are registered first");
         // SAFETY: the buffers lie one after the other from `base`.
         let start = unsafe { base.add(usize::from(buffer) * size) };
+        let place = NonNull::new(start).expect("the region is somewhere");
+        poison::unpoison(place, size);
         // SAFETY: the memory is valid until the ring is gone, and nobody else touches a buffer the kernel has.
-        write(unsafe { std::slice::from_raw_parts_mut(start, size) })
+        let written = write(unsafe { std::slice::from_raw_parts_mut(start, size) });
+        poison::poison(place, size);
+        written
     }
 
     /// The next buffer, and whether somebody wrote to it while it was the kernel's.

@@ -1,0 +1,69 @@
+//! The channels that found no receive buffer, and which of them is next.
+//!
+//! Several are fed at once, and the first may take all buffers there are. The others' turn is not over by that: were they
+//! to wait behind all again, some would never be the first.
+
+use std::collections::VecDeque;
+
+#[derive(Debug, Default)]
+pub(super) struct Starved {
+    /// Slots that were fed in vain, in the order in which they were.
+    again: VecDeque<u32>,
+    waiting: VecDeque<u32>,
+}
+
+impl Starved {
+    /// It found no buffer; `in_vain` when it has received nothing since it was fed.
+    pub(super) fn push(&mut self, slot: u32, in_vain: bool) {
+        if in_vain { self.again.push_back(slot) } else { self.waiting.push_back(slot) }
+    }
+
+    /// The next to feed.
+    pub(super) fn pop(&mut self) -> Option<u32> {
+        self.again.pop_front().or_else(|| self.waiting.pop_front())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.again.len() + self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.again.clear();
+        self.waiting.clear();
+    }
+
+    #[cfg(feature = "sim")]
+    pub(super) fn contains(&self, slot: u32) -> bool {
+        self.again.contains(&slot) || self.waiting.contains(&slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_once_the_first_to_be_fed() {
+        for (channels, buffers) in [(6, 4), (4, 4), (9, 2), (100, 7), (3, 8)] {
+            let mut starved = Starved::default();
+            (0..channels).for_each(|slot| starved.push(slot, false));
+            let mut meals = vec![0_u32; channels as usize];
+            for _ in 0..10 * channels {
+                // The first takes every buffer, and the rest find none.
+                let fed: Vec<u32> = (0..buffers).map_while(|_| starved.pop()).collect();
+                meals[fed[0] as usize] += 1;
+                for &slot in &fed {
+                    starved.push(slot, slot != fed[0]);
+                }
+            }
+            assert!(
+                meals.iter().all(|&count| count == 10),
+                "{channels} channels, {buffers} buffers: {meals:?}"
+            );
+        }
+    }
+}
