@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -85,10 +86,10 @@ impl World {
         }
     }
 
-    /// Gives up on a world that failed.
+    /// Gives up on a world that failed. Its state may be anything: each node's end may panic, and none two at once.
     pub(super) fn kill(mut self) {
-        for node in &mut self.nodes {
-            node.crash(&self.around);
+        for mut node in self.nodes.drain(..) {
+            drop(catch_unwind(AssertUnwindSafe(|| node.crash(&self.around))));
         }
     }
 
@@ -305,11 +306,13 @@ impl World {
             while self.nodes.iter().any(Node::is_runnable) {
                 self.step_bounded()?;
             }
-            if !to_resume.is_empty() {
-                continue;
-            }
-            let owed =
-                self.around.ledger.borrow().undelivered(self.is_any_full()).or_else(|| self.unlinked());
+            let owed = match to_resume.first() {
+                Some((_, _, id)) => Some(format!("{id} cannot be resumed: the mailbox is full")),
+                None => {
+                    let owed = self.around.ledger.borrow().undelivered(self.is_any_full());
+                    owed.or_else(|| self.unlinked())
+                }
+            };
             let Some(owed) = owed else { return Ok(()) };
             if self.now() > deadline || !self.step_bounded()? {
                 return Err(format!("healed for {} s: {owed}", LIVENESS.as_secs()));

@@ -219,11 +219,16 @@ impl<K: Kernel> UringDriver<K> {
         self.buffers.give_back(&mut *self.kernel, buffer);
     }
 
+    /// True when a channel waits for a buffer and may have one; those that were fed may not need theirs.
+    pub(super) fn can_feed(&self) -> bool {
+        !self.starved.is_empty() && self.buffers.is_half_full()
+    }
+
     /// Arms the longest waiting again when at least half of the buffers are back, and no more than there are buffers:
     /// the kernel picks a buffer before it looks for data, so arming without one fails at once. Their receives are pushed
     /// here, before all other operations, since the first that is submitted may take all buffers.
     pub(super) fn feed_starved(&mut self) {
-        if self.starved.is_empty() || !self.buffers.is_half_full() {
+        if !self.can_feed() {
             return;
         }
         for _ in 0..self.buffers.kernel_count() {

@@ -281,10 +281,13 @@ impl<K: Kernel> UringDriver<K> {
 
     /// Ends every operation, and waits for their ends until `deadline`. Returns how many there still are.
     fn drain(&mut self, deadline: Mono) -> usize {
+        // One that panics is not tried again: nothing is freed.
+        self.drained = Some(self.in_flight.max(1));
         self.give_back_lent();
         self.starved.clear();
         let left = self.end_all(deadline);
         self.publish_gauges();
+        self.drained = Some(left);
         left
     }
 
@@ -399,7 +402,8 @@ impl<K: Kernel> Driver for UringDriver<K> {
         self.give_back_lent();
         self.feed_starved();
         let all_pushed = self.push_changed();
-        let wait = if all_pushed && self.ready.is_empty() { self.enter_wait(wait) } else { EnterWait::Not };
+        let is_done = all_pushed && self.ready.is_empty() && !self.can_feed();
+        let wait = if is_done { self.enter_wait(wait) } else { EnterWait::Not };
         self.publish_gauges();
         self.counters.turns.add(1);
         self.counters.enters.add(1);
@@ -418,9 +422,7 @@ impl<K: Kernel> Driver for UringDriver<K> {
     }
 
     fn finish(mut self, deadline: Mono) -> usize {
-        let left = self.drain(deadline);
-        self.drained = Some(left);
-        left
+        self.drain(deadline)
     }
 }
 
