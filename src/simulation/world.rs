@@ -303,16 +303,18 @@ impl World {
         let mut to_resume = self.live_channels();
         loop {
             self.resume(&mut to_resume);
+            let turns = self.turns;
             while self.nodes.iter().any(Node::is_runnable) {
                 self.step_bounded()?;
             }
-            let owed = match to_resume.first() {
-                Some((_, _, id)) => Some(format!("{id} cannot be resumed: the mailbox is full")),
-                None => {
-                    let owed = self.around.ledger.borrow().undelivered(self.is_any_full());
-                    owed.or_else(|| self.unlinked())
+            if let Some((_, _, id)) = to_resume.first() {
+                if self.turns == turns {
+                    return Err(format!("{id} cannot be resumed: its loop sleeps on a full mailbox"));
                 }
-            };
+                continue;
+            }
+            let owed =
+                self.around.ledger.borrow().undelivered(self.is_any_full()).or_else(|| self.unlinked());
             let Some(owed) = owed else { return Ok(()) };
             if self.now() > deadline || !self.step_bounded()? {
                 return Err(format!("healed for {} s: {owed}", LIVENESS.as_secs()));
