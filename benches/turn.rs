@@ -43,7 +43,7 @@ fn subjects() -> Vec<Subject> {
             black_box(pair.decode(black_box(&wire), 64 << 10));
         }),
         subject("outbox", MESSAGES, move || {
-            black_box(sends.round(&[0; 8], black_box(&message), MESSAGES));
+            black_box(sends.round([0; 8], black_box(&message), MESSAGES));
         }),
         subject("table", 9000, move || {
             black_box(table.round());

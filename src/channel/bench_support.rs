@@ -21,7 +21,7 @@ pub struct Sends {
 
 impl Sends {
     /// Queues a message `count` times, and sends all of it. Returns the operations that took.
-    pub fn round(&mut self, header: &[u8], message: &[u8], count: usize) -> usize {
+    pub fn round(&mut self, header: [u8; 8], message: &[u8], count: usize) -> usize {
         for _ in 0..count {
             self.outbox.push_frame(header, message, &mut self.pool);
         }

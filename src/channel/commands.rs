@@ -52,19 +52,28 @@ impl Channel {
         self.send_copied(bytes, Cap::Passed, pool)
     }
 
+    #[inline]
     fn send_copied(&mut self, bytes: &[u8], cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
         let size = self.admit_message(bytes.len(), cap)?;
         match self.settings.mode {
             Mode::Stream => self.outbox.push(bytes, pool),
             Mode::Message => {
                 self.take_control(pool);
-                for (header, range) in self.link.frames(bytes.len()) {
-                    self.outbox.push_frame(&header, &bytes[range], pool);
+                match self.link.whole_header(bytes.len()) {
+                    Some(header) => self.outbox.push_frame(header, bytes, pool),
+                    None => self.push_frames(bytes, pool),
                 }
             }
         }
         self.count_sent(size);
         Ok(())
+    }
+
+    #[cold]
+    fn push_frames(&mut self, bytes: &[u8], pool: &mut ChunkPool) {
+        for (header, range) in self.link.frames(bytes.len()) {
+            self.outbox.push_frame(header, &bytes[range], pool);
+        }
     }
 
     /// As [`Channel::send`], but large bytes go by reference.
@@ -159,6 +168,7 @@ impl Channel {
         }
     }
 
+    #[inline]
     fn count_sent(&mut self, size: usize) {
         self.count_accepted(size);
         if self.settings.mode == Mode::Message {

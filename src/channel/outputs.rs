@@ -165,6 +165,7 @@ impl Channel {
         self.settings.counters.bytes_queued.sub(dropped as u64);
     }
 
+    #[inline]
     pub(super) fn count_accepted(&mut self, bytes: usize) {
         self.totals.accepted += bytes as u64;
         self.settings.counters.bytes_queued.add(bytes as u64);

@@ -155,11 +155,16 @@ pub(super) fn control(kind: Kind, payload: &[u8]) -> ControlFrame {
     ControlFrame::Short { bytes, len }
 }
 
+/// The header of a message that is one frame.
+#[inline]
+pub(super) const fn whole_header(len: u32) -> [u8; HEADER_LEN] {
+    Header { kind: Kind::Data, more: false, len }.encode()
+}
+
 /// A message as one frame, the same for every peer that takes frames of its length; `None` when no frame is as long.
 pub(crate) fn whole_frame(message: &[u8]) -> Option<Bytes> {
     let len = u32::try_from(message.len()).ok().filter(|len| *len <= MAX_PAYLOAD)?;
-    let header = Header { kind: Kind::Data, more: false, len }.encode();
-    Some([&header, message].concat().into())
+    Some([&whole_header(len), message].concat().into())
 }
 
 /// The bytes of all frames of a message.

@@ -352,6 +352,7 @@ impl MessageLink {
         self.max_message
     }
 
+    #[inline]
     pub(super) fn takes_frame_of(&self, len: usize) -> bool {
         len <= self.peer_max_frame as usize
     }

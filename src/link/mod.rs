@@ -272,6 +272,15 @@ impl Link {
         }
     }
 
+    /// The header of a message of `len` bytes that the peer takes in one frame, as most are.
+    #[inline]
+    pub(crate) fn whole_header(&self, len: usize) -> Option<[u8; frame::HEADER_LEN]> {
+        match self {
+            Self::Message(link) if link.takes_frame_of(len) => Some(frame::whole_header(len as u32)),
+            Self::Message(_) | Self::Stream => None,
+        }
+    }
+
     /// The bytes of all [`Link::frames`] of a message of `len` bytes.
     #[inline]
     pub(crate) fn framed_len(&self, len: usize) -> usize {
