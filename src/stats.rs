@@ -128,7 +128,7 @@ counters! {
     completions,
     /// Operations in flight now.
     operations_in_flight,
-    /// Receive buffers the kernel has now.
+    /// Receive buffers that are free now: the kernel has them, or is given them when it runs short.
     buffers_kernel,
     /// Receive buffers lent to a callback now.
     buffers_lent,

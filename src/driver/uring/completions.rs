@@ -228,6 +228,7 @@ impl<K: Kernel> UringDriver<K> {
     /// the kernel picks a buffer before it looks for data, so arming without one fails at once. Their receives are pushed
     /// here, before all other operations, since the first that is submitted may take all buffers.
     pub(super) fn feed_starved(&mut self) {
+        self.buffers.adapt(&mut *self.kernel, self.starved.len());
         if !self.can_feed() {
             return;
         }

@@ -178,7 +178,7 @@ impl<K: Kernel> UringDriver<K> {
 
     fn publish_gauges(&self) {
         self.counters.operations_in_flight.set(self.in_flight as u64);
-        self.counters.buffers_kernel.set(self.buffers.kernel_count() as u64);
+        self.counters.buffers_kernel.set(self.buffers.free_count() as u64);
         self.counters.buffers_lent.set(self.buffers.lent_count() as u64);
         self.counters.starved.set(self.starved.len() as u64);
         self.counters.completion_queue_overflows.set(self.kernel.overflows());

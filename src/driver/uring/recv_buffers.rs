@@ -1,6 +1,9 @@
-//! The memory received bytes land in: one region of equal buffers, each either the kernel's or lent to the loop.
+//! The memory received bytes land in: one region of equal buffers, each the kernel's, spare, or lent to the loop.
 //!
-//! Invariant: `kernel_count` buffers are the kernel's, and all others are lent.
+//! The kernel fills its buffers in the order in which it got them, so it is given no more than are needed: few, gone
+//! through again and again, stay in the processor's cache. When many channels find none it is given more.
+//!
+//! Invariant: `kernel_count` buffers are the kernel's, those in `spare` nobody's, and all others are lent.
 //!
 //! Under AddressSanitizer (`--cfg asan`, `ci/asan.sh`) the kernel's are poisoned: whoever touches one of them is told.
 
@@ -12,6 +15,16 @@ use super::kernel::Kernel;
 
 const PAGE: usize = 4096;
 
+/// The kernel is given at least this part of all buffers, and `LEAST` of them.
+const LEAST_PART: usize = 16;
+const LEAST: usize = 4;
+
+/// The kernel has enough buffers when there are so many for each channel that found none.
+const FOR_EACH_STARVED: usize = 4;
+
+/// Turns after which it is looked at whether the kernel needs as many.
+const PERIOD: u32 = 4096;
+
 #[derive(Debug)]
 pub(crate) struct RecvBuffers {
     memory: NonNull<u8>,
@@ -22,10 +35,17 @@ pub(crate) struct RecvBuffers {
     /// True exactly while the kernel may write to the buffer.
     kernel_has: Vec<bool>,
     kernel_count: usize,
+    /// Those used last come last, and go first.
+    spare: Vec<u16>,
+    /// How many the kernel is to have when none is lent.
+    wanted: usize,
+    /// Most channels that found none, and the turns, since `wanted` was looked at.
+    most_starved: usize,
+    turns: u32,
 }
 
 impl RecvBuffers {
-    /// Allocates the region, untouched and so without resident memory yet, and hands all of it to the kernel.
+    /// Allocates the region, untouched and so without resident memory yet, and tells the kernel of it.
     pub(crate) fn register<K: Kernel>(kernel: &mut K, count: u16, size: u32) -> io::Result<Self> {
         let bytes = usize::from(count) * size as usize;
         // Aligned by hand: what is to be aligned to more than 16 bytes std zeroes itself, and so touches all of it.
@@ -44,14 +64,53 @@ impl RecvBuffers {
             size: size as usize,
             kernel_has: vec![false; usize::from(count)],
             kernel_count: 0,
+            spare: (0..count).rev().collect(),
+            wanted: 0,
+            most_starved: 0,
+            turns: 0,
         };
+        poison::poison(base, bytes);
         // SAFETY: the region is freed in `drop`, which the driver calls only when the ring is gone; a buffer is touched
         // only between `take` and `give_back`, when `kernel_has` says that the kernel does not have it.
         unsafe { kernel.register_buffers(base.as_ptr(), size, count)? };
-        for buffer in 0..count {
-            buffers.give_back(kernel, buffer);
-        }
+        buffers.wanted = buffers.least();
+        buffers.provide_spare(kernel);
         Ok(buffers)
+    }
+
+    fn least(&self) -> usize {
+        let count = self.kernel_has.len();
+        (count / LEAST_PART).max(LEAST).min(count)
+    }
+
+    /// Once in a turn: more buffers for the kernel when many channels found none, fewer when that is long ago.
+    pub(crate) fn adapt<K: Kernel>(&mut self, kernel: &mut K, starved: usize) {
+        self.turns += 1;
+        self.most_starved = self.most_starved.max(starved);
+        if starved * FOR_EACH_STARVED > self.wanted {
+            self.wanted = (starved * FOR_EACH_STARVED).min(self.kernel_has.len());
+            self.provide_spare(kernel);
+        }
+        if self.turns >= PERIOD {
+            if self.most_starved * FOR_EACH_STARVED <= self.wanted / 4 {
+                self.wanted = (self.wanted / 2).max(self.least());
+            }
+            (self.turns, self.most_starved) = (0, 0);
+        }
+    }
+
+    fn provide_spare<K: Kernel>(&mut self, kernel: &mut K) {
+        while self.kernel_count < self.wanted
+            && let Some(buffer) = self.spare.pop()
+        {
+            self.provide(kernel, buffer);
+        }
+    }
+
+    fn provide<K: Kernel>(&mut self, kernel: &mut K, buffer: u16) {
+        self.kernel_has[usize::from(buffer)] = true;
+        self.kernel_count += 1;
+        kernel.provide(buffer);
     }
 
     /// A completion named the buffer: it is the loop's until [`RecvBuffers::give_back`].
@@ -64,12 +123,14 @@ impl RecvBuffers {
     }
 
     pub(crate) fn give_back<K: Kernel>(&mut self, kernel: &mut K, buffer: u16) {
-        let kernel_has = &mut self.kernel_has[usize::from(buffer)];
-        assert!(!*kernel_has, "buffer {buffer} is given back twice");
-        *kernel_has = true;
-        self.kernel_count += 1;
+        assert!(!self.kernel_has[usize::from(buffer)], "buffer {buffer} is given back twice");
+        debug_assert!(!self.spare.contains(&buffer), "buffer {buffer} is given back twice");
         poison::poison(self.place(buffer), self.size);
-        kernel.provide(buffer);
+        if self.kernel_count < self.wanted {
+            self.provide(kernel, buffer);
+        } else {
+            self.spare.push(buffer);
+        }
     }
 
     /// The first `len` bytes of a taken buffer.
@@ -91,8 +152,13 @@ impl RecvBuffers {
         self.kernel_count
     }
 
+    /// Those that are not lent.
+    pub(crate) fn free_count(&self) -> usize {
+        self.kernel_count + self.spare.len()
+    }
+
     pub(crate) fn lent_count(&self) -> usize {
-        self.kernel_has.len() - self.kernel_count
+        self.kernel_has.len() - self.free_count()
     }
 
     /// The buffers that are the kernel's, by number.
@@ -101,9 +167,9 @@ impl RecvBuffers {
         (0..).zip(&self.kernel_has).filter(|(_, has)| **has).map(|(buffer, _)| buffer).collect()
     }
 
-    /// True when at least half of the buffers are the kernel's: time to arm the channels that found none.
+    /// True when the kernel has at least half of the buffers it is to have: time to arm the channels that found none.
     pub(crate) fn is_half_full(&self) -> bool {
-        self.kernel_count * 2 >= self.kernel_has.len()
+        self.kernel_count * 2 >= self.wanted
     }
 }
 
@@ -174,6 +240,30 @@ mod tests {
         let taken = resident().saturating_sub(before);
         assert!(taken < usize::from(COUNT) * SIZE as usize / 2, "{taken} bytes");
         assert_eq!(buffers.place(0).align_offset(PAGE), 0);
+        drop(kernel);
+    }
+
+    #[test]
+    fn the_kernel_has_as_many_buffers_as_channels_need() {
+        let mut kernel = host_kernel(&RingOptions::default()).unwrap();
+        let mut buffers = RecvBuffers::register(&mut kernel, 256, 1024).unwrap();
+        assert_eq!((buffers.kernel_count(), buffers.free_count()), (16, 256));
+        buffers.adapt(&mut kernel, 4);
+        assert_eq!(buffers.kernel_count(), 16, "four for each");
+        buffers.adapt(&mut kernel, 10);
+        assert_eq!(buffers.kernel_count(), 40);
+        buffers.adapt(&mut kernel, 1000);
+        assert_eq!(buffers.kernel_count(), 256);
+        for wanted in [256, 128, 64, 32, 16, 16] {
+            (0..PERIOD).for_each(|_| buffers.adapt(&mut kernel, 0));
+            for buffer in 0..256 {
+                if buffers.kernel_has[usize::from(buffer)] {
+                    buffers.take(buffer);
+                    buffers.give_back(&mut kernel, buffer);
+                }
+            }
+            assert_eq!((buffers.kernel_count(), buffers.free_count()), (wanted, 256));
+        }
         drop(kernel);
     }
 
