@@ -78,7 +78,8 @@ impl Builder {
 
     /// After something came from a peer or another thread a loop looks again and again, for so long at most, before it
     /// sleeps: answers come faster, and the loop's processor is busy for that time. Where that was in vain it looks for
-    /// a shorter time, down to a thirty-second part, until things come quickly again. Default zero.
+    /// a shorter time, down to a thirty-second part, until things come quickly again; so it is to be longer than a round
+    /// trip without it. Default zero.
     pub fn busy_poll(mut self, spin: Duration) -> Self {
         self.config.busy_poll = spin;
         self
