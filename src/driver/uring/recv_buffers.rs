@@ -25,6 +25,17 @@ const FOR_EACH_STARVED: usize = 4;
 /// Turns after which it is looked at whether the kernel needs as many.
 const PERIOD: u32 = 4096;
 
+/// Whose a buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The kernel may write to it at any time.
+    Kernel,
+    /// It waits in `spare`.
+    Nobody,
+    /// It is lent to the loop.
+    Loop,
+}
+
 #[derive(Debug)]
 pub(crate) struct RecvBuffers {
     memory: NonNull<u8>,
@@ -32,8 +43,8 @@ pub(crate) struct RecvBuffers {
     /// The first whole page of the memory.
     base: NonNull<u8>,
     size: usize,
-    /// True exactly while the kernel may write to the buffer.
-    kernel_has: Vec<bool>,
+    /// By the buffers' numbers.
+    owners: Vec<Owner>,
     kernel_count: usize,
     /// Those used last come last, and go first.
     spare: Vec<u16>,
@@ -62,7 +73,7 @@ impl RecvBuffers {
             layout,
             base,
             size: size as usize,
-            kernel_has: vec![false; usize::from(count)],
+            owners: vec![Owner::Nobody; usize::from(count)],
             kernel_count: 0,
             spare: (0..count).rev().collect(),
             wanted: 0,
@@ -71,7 +82,7 @@ impl RecvBuffers {
         };
         poison::poison(base, bytes);
         // SAFETY: the region is freed in `drop`, which the driver calls only when the ring is gone; a buffer is touched
-        // only between `take` and `give_back`, when `kernel_has` says that the kernel does not have it.
+        // only between `take` and `give_back`, when its owner is the loop.
         unsafe { kernel.register_buffers(base.as_ptr(), size, count)? };
         buffers.wanted = buffers.least();
         buffers.provide_spare(kernel);
@@ -79,7 +90,7 @@ impl RecvBuffers {
     }
 
     fn least(&self) -> usize {
-        let count = self.kernel_has.len();
+        let count = self.owners.len();
         (count / LEAST_PART).max(LEAST).min(count)
     }
 
@@ -88,7 +99,7 @@ impl RecvBuffers {
         self.turns += 1;
         self.most_starved = self.most_starved.max(starved);
         if starved * FOR_EACH_STARVED > self.wanted {
-            self.wanted = (starved * FOR_EACH_STARVED).min(self.kernel_has.len());
+            self.wanted = (starved * FOR_EACH_STARVED).min(self.owners.len());
             self.provide_spare(kernel);
         }
         if self.turns >= PERIOD {
@@ -108,23 +119,24 @@ impl RecvBuffers {
     }
 
     fn provide<K: Kernel>(&mut self, kernel: &mut K, buffer: u16) {
-        self.kernel_has[usize::from(buffer)] = true;
+        self.owners[usize::from(buffer)] = Owner::Kernel;
         self.kernel_count += 1;
         kernel.provide(buffer);
     }
 
     /// A completion named the buffer: it is the loop's until [`RecvBuffers::give_back`].
     pub(crate) fn take(&mut self, buffer: u16) {
-        let kernel_has = &mut self.kernel_has[usize::from(buffer)];
-        assert!(*kernel_has, "the kernel named buffer {buffer}, which it did not have");
-        *kernel_has = false;
+        let owner = &mut self.owners[usize::from(buffer)];
+        assert_eq!(*owner, Owner::Kernel, "the kernel named buffer {buffer}, which it did not have");
+        *owner = Owner::Loop;
         self.kernel_count -= 1;
         poison::unpoison(self.place(buffer), self.size);
     }
 
     pub(crate) fn give_back<K: Kernel>(&mut self, kernel: &mut K, buffer: u16) {
-        assert!(!self.kernel_has[usize::from(buffer)], "buffer {buffer} is given back twice");
-        debug_assert!(!self.spare.contains(&buffer), "buffer {buffer} is given back twice");
+        let owner = &mut self.owners[usize::from(buffer)];
+        assert_eq!(*owner, Owner::Loop, "buffer {buffer} is given back twice");
+        *owner = Owner::Nobody;
         poison::poison(self.place(buffer), self.size);
         if self.kernel_count < self.wanted {
             self.provide(kernel, buffer);
@@ -135,7 +147,7 @@ impl RecvBuffers {
 
     /// The first `len` bytes of a taken buffer.
     pub(crate) fn bytes(&self, buffer: u16, len: usize) -> &[u8] {
-        assert!(!self.kernel_has[usize::from(buffer)] && len <= self.size);
+        assert!(self.owners[usize::from(buffer)] == Owner::Loop && len <= self.size);
         let start = self.place(buffer);
         // SAFETY: `len` is at most the buffer's size, the region was zeroed, and the kernel does not write to a buffer
         // it does not have; the borrow of `self` keeps the buffer from being given back.
@@ -143,8 +155,8 @@ impl RecvBuffers {
     }
 
     fn place(&self, buffer: u16) -> NonNull<u8> {
-        assert!(usize::from(buffer) < self.kernel_has.len());
-        // SAFETY: `buffer` is an index of `kernel_has`, so the offset lies in the region.
+        assert!(usize::from(buffer) < self.owners.len());
+        // SAFETY: `buffer` is an index of `owners`, so the offset lies in the region.
         unsafe { self.base.add(usize::from(buffer) * self.size) }
     }
 
@@ -158,13 +170,17 @@ impl RecvBuffers {
     }
 
     pub(crate) fn lent_count(&self) -> usize {
-        self.kernel_has.len() - self.free_count()
+        self.owners.len() - self.free_count()
     }
 
     /// The buffers that are the kernel's, by number.
     #[cfg(feature = "sim")]
     pub(crate) fn of_kernel(&self) -> Vec<u16> {
-        (0..).zip(&self.kernel_has).filter(|(_, has)| **has).map(|(buffer, _)| buffer).collect()
+        (0..)
+            .zip(&self.owners)
+            .filter(|(_, owner)| **owner == Owner::Kernel)
+            .map(|(buffer, _)| buffer)
+            .collect()
     }
 
     /// True when the kernel has at least half of the buffers it is to have: time to arm the channels that found none.
@@ -257,7 +273,7 @@ mod tests {
         for wanted in [256, 128, 64, 32, 16, 16] {
             (0..PERIOD).for_each(|_| buffers.adapt(&mut kernel, 0));
             for buffer in 0..256 {
-                if buffers.kernel_has[usize::from(buffer)] {
+                if buffers.owners[usize::from(buffer)] == Owner::Kernel {
                     buffers.take(buffer);
                     buffers.give_back(&mut kernel, buffer);
                 }
@@ -265,6 +281,18 @@ mod tests {
             assert_eq!((buffers.kernel_count(), buffers.free_count()), (wanted, 256));
         }
         drop(kernel);
+    }
+
+    #[test]
+    #[should_panic(expected = "buffer 0 is given back twice")]
+    fn a_spare_buffer_is_not_given_back_again() {
+        let mut kernel = host_kernel(&RingOptions::default()).unwrap();
+        let mut buffers = RecvBuffers::register(&mut kernel, 256, 1024).unwrap();
+        buffers.take(0);
+        buffers.wanted = buffers.kernel_count();
+        buffers.give_back(&mut kernel, 0);
+        assert_eq!(buffers.owners[0], Owner::Nobody);
+        buffers.give_back(&mut kernel, 0);
     }
 
     #[cfg(asan)]
