@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 start=$SECONDS
-# A target folder of its own, since the flag has everything built anew; --lib and no features, since other crates change
+# A target folder of its own, since the flag has everything built anew; --lib and no default features, since other crates change
 # under the flag too.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUSTFLAGS="${RUSTFLAGS:-} --cfg loom"
 output=$(cargo test --release --locked --lib --no-default-features loom_) || { echo "$output"; exit 1; }

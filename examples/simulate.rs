@@ -34,9 +34,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     silence_panics();
     match parse(&arguments) {
-        Ok(Task::Seeds { base, until }) => seeds(base, &until),
-        Ok(Task::Case(case)) => one(&case),
-        Ok(Task::Planted { base }) => planted(base),
+        Ok((base, Task::Seeds(until))) => seeds(base, &until),
+        Ok((_, Task::Case(case))) => one(&case),
+        Ok((base, Task::Planted)) => planted(base),
         Err(why) => {
             eprintln!("{why}; see the head of examples/simulate.rs");
             ExitCode::from(2)
@@ -50,38 +50,33 @@ enum Until {
 }
 
 enum Task {
-    Seeds { base: u64, until: Until },
+    Seeds(Until),
     Case(Case),
-    Planted { base: u64 },
+    Planted,
 }
 
-fn parse(arguments: &[String]) -> Result<Task, String> {
+/// The first seed, and what is to be done.
+fn parse(arguments: &[String]) -> Result<(u64, Task), String> {
     let (mut base, mut task) = (0, None);
     let mut arguments = arguments.iter();
     while let Some(name) = arguments.next() {
         if name == "--planted" {
-            task = Some(Task::Planted { base: 0 });
+            task = Some(Task::Planted);
             continue;
         }
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
         let number = value.parse::<u64>().map_err(|_| format!("{name} {value}: not a number"));
-        let seeds = |until| Some(Task::Seeds { base: 0, until });
         match name.as_str() {
             "--base" => base = number?,
             "--seed" => task = Some(Task::Case(Case::of_seed(number?))),
             "--case" => task = Some(Task::Case(value.parse()?)),
-            "--seeds" => task = seeds(Until::Seeds(number?)),
-            "--seconds" => task = seeds(Until::Time(Duration::from_secs(number?))),
-            "--minutes" => task = seeds(Until::Time(Duration::from_secs(60 * number?))),
+            "--seeds" => task = Some(Task::Seeds(Until::Seeds(number?))),
+            "--seconds" => task = Some(Task::Seeds(Until::Time(Duration::from_secs(number?)))),
+            "--minutes" => task = Some(Task::Seeds(Until::Time(Duration::from_secs(60 * number?)))),
             _ => return Err(format!("there is no {name}")),
         }
     }
-    match task {
-        Some(Task::Seeds { until, .. }) => Ok(Task::Seeds { base, until }),
-        Some(Task::Planted { .. }) => Ok(Task::Planted { base }),
-        Some(Task::Case(case)) => Ok(Task::Case(case)),
-        None => Err("nothing to do".to_owned()),
-    }
+    task.map(|task| (base, task)).ok_or_else(|| "nothing to do".to_owned())
 }
 
 /// What all threads have found so far.

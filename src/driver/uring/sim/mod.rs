@@ -66,6 +66,8 @@ struct State {
     alone: bool,
     /// The process was killed: everything it had is gone.
     dead: bool,
+    /// After how many calls of `enter` completions were kept that did not fit their queue.
+    overflows: u64,
     /// How often an accept was refused for a lack of descriptors.
     lacks: u64,
 }
@@ -89,6 +91,7 @@ impl SimKernel {
             parked_at: Mono::default(),
             alone: false,
             dead: false,
+            overflows: 0,
             lacks: 0,
         }));
         (Self(Rc::clone(&state)), Outside(state))
@@ -115,13 +118,14 @@ impl Outside {
     /// True when the node would return from its system call now.
     pub(crate) fn is_runnable(&self) -> bool {
         let state = &*self.0.borrow();
-        let now = state.network.borrow().now;
+        let network = state.network.borrow();
+        let now = network.now;
         let due = match state.parked {
             None | Some(EnterWait::Not) => true,
             Some(EnterWait::AtMost(time)) => now >= state.parked_at + time,
             Some(EnterWait::Forever) => false,
         };
-        due || state.ring.has_completions() || state.has_work()
+        due || state.ring.has_completions() || state.has_work(&network)
     }
 
     /// When the node's wait ends.
@@ -173,7 +177,7 @@ impl Kernel for SimKernel {
     }
 
     fn overflows(&self) -> u64 {
-        0 // the kernel keeps what does not fit; it is lost only without memory
+        self.0.borrow().overflows
     }
 
     unsafe fn register_buffers(&mut self, base: *mut u8, size: u32, _count: u16) -> io::Result<()> {

@@ -199,11 +199,10 @@ impl Network {
         self.faults.active && self.now < self.hosts[host.0].lacking_until
     }
 
-    /// As `close(2)`: what was not read is answered by a reset. False when nothing was open.
-    pub(super) fn close(&mut self, host: HostId, fd: Fd) -> bool {
+    /// As `close(2)`: what was not read is answered by a reset.
+    pub(super) fn close(&mut self, host: HostId, fd: Fd) {
         let Some(file) = self.file(host, fd) else {
-            self.violated(|| format!("{fd:?} is closed and is not open"));
-            return false;
+            return self.violated(|| format!("{fd:?} is closed and is not open"));
         };
         self.hosts[host.0].files[(fd.0 - FIRST_FD) as usize] = None;
         match file {
@@ -215,7 +214,6 @@ impl Network {
             }
             File::Socket(socket) => self.close_socket(socket, false),
         }
-        true
     }
 
     pub(crate) fn close_all(&mut self, host: HostId) {

@@ -149,6 +149,10 @@ impl Ring {
         queue.push_back(cqe);
     }
 
+    pub(super) fn overflows(&self) -> bool {
+        !self.overflow.is_empty()
+    }
+
     pub(super) fn flush_overflow(&mut self) {
         while self.completions.len() < self.completion_entries
             && let Some(cqe) = self.overflow.pop_front()

@@ -34,6 +34,7 @@ impl State {
         if self.alone || self.dead {
             self.wait_alone(&mut network, wait);
         }
+        self.overflows += u64::from(self.ring.overflows());
         if all_submitted && !self.ring.has_completions() {
             (self.parked, self.parked_at) = (Some(wait), network.now);
         }
@@ -56,8 +57,7 @@ impl State {
             EnterWait::Forever => None,
         };
         while !self.ring.has_completions() {
-            let left = self.ring.ops.values().any(|op| self.can_go_on(network, op));
-            let soon = left.then(|| network.now + ENTER_TIME);
+            let soon = self.has_work(network).then(|| network.now + ENTER_TIME);
             let next = network.next_event().into_iter().chain(until).chain(soon).min();
             let Some(next) = next else { return };
             network.advance(next);
@@ -199,9 +199,8 @@ impl State {
     // Going on.
 
     /// True when some operation can go on now.
-    pub(super) fn has_work(&self) -> bool {
-        let network = self.network.borrow();
-        self.ring.ops.values().any(|op| self.can_go_on(&network, op))
+    pub(super) fn has_work(&self, network: &Network) -> bool {
+        self.ring.ops.values().any(|op| self.can_go_on(network, op))
     }
 
     fn can_go_on(&self, network: &Network, op: &Op) -> bool {
