@@ -122,6 +122,7 @@ fn results_are_as_the_schema_says() {
         "fan -c 5 --mode out --engine epoll",
         "fan -c 5 --mode in --with ringlink-tokio-uring",
         "fan -c 5 --slow 2",
+        "fan -c 64 --slow 1",
     ] {
         let result = json(&format!("{line} {SHORT}"), 0);
         is_valid(&result);

@@ -49,7 +49,9 @@ fn node<H: Handler>(
     mode: Mode,
     make: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
-    let channels = u32::try_from(flags.connections).context("too many connections")?;
+    // All may come before the first has said hello, and a quarter of the channels is never for such.
+    let channels = flags.connections + flags.connections.div_ceil(3);
+    let channels = u32::try_from(channels).context("too many connections")?;
     let node = Node::builder()
         .mode(mode)
         .driver(flags.with.driver().unwrap_or_default())
@@ -57,6 +59,11 @@ fn node<H: Handler>(
         .listen(flags.listen)
         .loops(usize::from(flags.loops))
         .busy_poll(flags.busy_poll)
+        .limits(|limits| {
+            // It is shared out among the loops, and one of them may get all connections.
+            let strangers = flags.connections.saturating_mul(usize::from(flags.loops));
+            limits.pending_handshakes = limits.pending_handshakes.max(strangers);
+        })
         .socket(|socket| {
             socket.nodelay = !flags.delay;
             socket.congestion.clone_from(&flags.congestion);
