@@ -32,7 +32,7 @@ Exit codes: 0 good, 1 cannot run, 2 usage, 3 not every byte came back right, 4 t
 /// Load tests for TCP servers and peers: every payload verified, latency from the intended send time, and what both ends
 /// cost.
 #[derive(Debug, Parser)]
-#[command(version, after_help = NOTES, max_term_width = 110)]
+#[command(name = "ringlink-bench", version, after_help = NOTES, max_term_width = 110)]
 pub(crate) struct Flags {
     #[command(subcommand)]
     pub(crate) command: Command,
