@@ -166,20 +166,12 @@ impl Channel {
     /// When [`Channel::handle_timeout`] wants to be called, earlier calls do no harm. Look again after each time the
     /// channel was touched; that it moved further away may be noticed late.
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        let link = match self.phase {
-            Phase::Opening | Phase::Open => self.link.deadline(),
-            Phase::Resolving
-            | Phase::Dialing
-            | Phase::Broken
-            | Phase::Flushing
-            | Phase::Lingering
-            | Phase::Closing
-            | Phase::Closed => None,
+        let lives = match self.phase {
+            Phase::Opening | Phase::Open => earlier(self.link.deadline(), self.idle_deadline()),
+            Phase::Flushing | Phase::Lingering => self.close_until,
+            Phase::Resolving | Phase::Dialing | Phase::Broken | Phase::Closing | Phase::Closed => None,
         };
-        [self.until, self.close_until_now(), self.stall_deadline(), self.idle_deadline(), link]
-            .into_iter()
-            .flatten()
-            .min()
+        earlier(earlier(self.until, lives), self.stall_deadline())
     }
 
     /// Does what is due at `now`; nothing when it is too early.
@@ -206,11 +198,11 @@ impl Channel {
                     self.fail(CloseReason::IdleTimeout, ClosedBy::Us, None);
                 }
             }
-            Phase::Flushing if due(self.close_until_now()) => {
+            Phase::Flushing if due(self.close_until) => {
                 self.overrule(Ending::new(CloseReason::CloseTimeout, ClosedBy::Us));
                 self.enter_closing(true);
             }
-            Phase::Lingering if due(self.until) || due(self.close_until_now()) => self.enter_closing(false),
+            Phase::Lingering if due(self.until) || due(self.close_until) => self.enter_closing(false),
             Phase::Broken if due(self.until) => self.enter_closing(true),
             Phase::Resolving
             | Phase::Dialing
@@ -220,10 +212,6 @@ impl Channel {
             | Phase::Closing
             | Phase::Closed => {}
         }
-    }
-
-    fn close_until_now(&self) -> Option<Mono> {
-        self.close_until.filter(|_| matches!(self.phase, Phase::Flushing | Phase::Lingering))
     }
 
     /// A batch is out and has not come back. Its parts are not seen from here: a peer that takes less than a batch in
@@ -237,5 +225,12 @@ impl Channel {
     fn idle_deadline(&self) -> Option<Mono> {
         let timeout = self.settings.limits.idle_timeout;
         (self.phase == Phase::Open && !timeout.is_zero()).then(|| self.moved_at + timeout)
+    }
+}
+
+fn earlier(a: Option<Mono>, b: Option<Mono>) -> Option<Mono> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, None) | (None, one) => one,
     }
 }

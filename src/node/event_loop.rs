@@ -302,7 +302,9 @@ impl<H: Handler> Turn<'_, H> {
             return;
         };
         happened(channel, pool);
-        self.deliver(id, &[]);
+        if channel.has_deliverable() {
+            self.deliver(id, &[]);
+        }
     }
 
     /// Gives the bytes to the channel, and what they mean to the handler. What a pause keeps from it is held.

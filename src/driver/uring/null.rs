@@ -110,7 +110,12 @@ impl NullKernel {
                 connection.at = Some(0);
                 continue;
             }
-            let Some(buffer) = self.free.pop_front() else { return };
+            let Some(buffer) = self.free.pop_front() else {
+                connection.receive = None;
+                let result = -libc::ENOBUFS;
+                self.completions.push_back(Cqe { user_data, result, more: false, buffer: None });
+                continue;
+            };
             let is_head = connection.at.is_none();
             let end = next + len;
             connection.at = Some(if is_head || end == self.tape.body.len() { 0 } else { end });
