@@ -32,6 +32,17 @@ fn turn(name: &'static str, mut busy: BusyLoop, elements: usize) -> Subject {
     })
 }
 
+/// What a send from another thread costs both, without what the other's cache misses add.
+fn posted(mut busy: BusyLoop, message: [u8; 64]) -> Subject {
+    for _ in 0..8 {
+        busy.turn();
+    }
+    subject("posted", MESSAGES, move || {
+        busy.post(black_box(&message), MESSAGES);
+        black_box(busy.turn());
+    })
+}
+
 fn subjects() -> Vec<Subject> {
     let (mut sends, message) = (Sends::default(), [0x5A; 64]);
     let mut table = Table::new(9000);
@@ -48,6 +59,7 @@ fn subjects() -> Vec<Subject> {
         subject("table", 9000, move || {
             black_box(table.round());
         }),
+        posted(BusyLoop::messages(64, 1, Answer::Nothing), message),
         turn("turn-receive", links(Answer::Nothing), MESSAGES * 65_536 / 72_000),
         turn("turn-echo-messages", links(Answer::Echo), MESSAGES * 65_536 / 72_000),
         turn("turn-echo-200", BusyLoop::stream(200, 64, Answer::Echo), 200),

@@ -48,6 +48,7 @@ impl Handler for Program {
 #[derive(Debug)]
 pub struct BusyLoop {
     event_loop: EventLoop<UringDriver<NullKernel>, Program>,
+    handle: Handle,
     counters: Arc<Counters>,
 }
 
@@ -85,8 +86,20 @@ impl BusyLoop {
         };
         let local = (mode == Mode::Message).then(|| node(1, &config));
         let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.clone(), local, false)));
-        let event_loop = event_loop(0, driver, Program(answer), handle, &config, Arc::clone(&counters), 0);
-        Self { event_loop, counters }
+        let program = Program(answer);
+        let event_loop = event_loop(0, driver, program, handle.clone(), &config, Arc::clone(&counters), 0);
+        Self { event_loop, handle, counters }
+    }
+
+    /// What another thread does `count` times: sends the message on the first channel.
+    ///
+    /// # Panics
+    ///
+    /// When there is no room: turn in between.
+    pub fn post(&self, message: &[u8], count: usize) {
+        for _ in 0..count {
+            self.handle.send(ChannelId::new(0, 1), message).expect("there is room");
+        }
     }
 
     /// A turn. Returns the bytes and messages received so far.

@@ -24,10 +24,10 @@ pub(crate) enum Command {
         channel: ChannelId,
         endpoints: Result<Vec<Endpoint>, String>,
     },
-    /// A small send. Its bytes lie in [`Mail::bytes`](super::mailbox::Mail::bytes), after those of earlier sends.
-    Send {
+    /// Small sends. Their lengths and bytes lie in the [`Mail`](super::mailbox::Mail), after those of earlier ones.
+    Sends {
         channel: ChannelId,
-        len: usize,
+        count: usize,
     },
     /// A large send, by reference.
     SendBytes {
@@ -61,7 +61,7 @@ impl Command {
             Self::SendBytes { bytes, .. } | Self::Broadcast(bytes) => bytes.len(),
             Self::Dial { .. }
             | Self::Resolved { .. }
-            | Self::Send { .. }
+            | Self::Sends { .. }
             | Self::Close(_)
             | Self::Abort(_)
             | Self::ShutdownWrite(_)

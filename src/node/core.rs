@@ -20,7 +20,7 @@ use crate::node::command::Command;
 use crate::node::dialing::Dialing;
 use crate::node::handle::Handle;
 use crate::node::info::ChannelInfo;
-use crate::node::mailbox::Mail;
+use crate::node::mailbox::{Mail, Payloads};
 use crate::node::shared::Port;
 use crate::node::timers::{TimerId, Timers};
 
@@ -337,28 +337,20 @@ impl Core {
     }
 
     fn obey_mail(&mut self, mail: &mut Mail) {
-        self.settings.counters.commands.add(mail.commands.len() as u64);
-        let mut bytes = &mail.bytes[..];
+        self.settings.counters.commands.add(mail.count as u64);
+        let mut payloads = Payloads { lens: &mail.lens, bytes: &mail.bytes };
         for command in mail.commands.drain(..) {
-            self.obey_command(command, &mut bytes);
+            self.obey_command(command, &mut payloads);
         }
         mail.clear();
     }
 
-    fn obey_command(&mut self, command: Command, bytes: &mut &[u8]) {
+    fn obey_command(&mut self, command: Command, payloads: &mut Payloads<'_>) {
         match command {
             Command::Dial { channel, address } => self.begin_dial(channel, address),
             Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),
-            Command::Send { channel, len } => {
-                let (ours, rest) = bytes.split_at(len);
-                *bytes = rest;
-                self.send_posted(channel, len, |channel, pool| channel.send_posted(ours, pool));
-            }
-            Command::SendBytes { channel, bytes } => {
-                self.send_posted(channel, bytes.len(), |channel, pool| {
-                    channel.send_bytes_posted(bytes, pool)
-                });
-            }
+            Command::Sends { channel, count } => self.obey_sends(channel, &payloads.take(count)),
+            Command::SendBytes { channel, bytes } => self.obey_send_bytes(channel, bytes),
             Command::Broadcast(bytes) => {
                 self.broadcast(&bytes);
             }
@@ -383,21 +375,27 @@ impl Core {
         }
     }
 
-    fn send_posted(
-        &mut self,
-        id: ChannelId,
-        size: usize,
-        send: impl FnOnce(&mut Channel, &mut ChunkPool) -> Result<(), SendError>,
-    ) {
+    fn obey_sends(&mut self, id: ChannelId, payloads: &Payloads<'_>) {
         self.posted_sends = true;
-        if let Some((channel, pool)) = self.touch(id)
-            && let Err(error) = send(channel, pool)
-        {
-            // It closed after the bytes were posted; its report has them as unsent.
-            tracing::debug!(channel = %id, %error, "a posted send came too late");
-            channel.count_too_late(size);
+        if let Some((channel, pool)) = self.touch(id) {
+            for payload in payloads.iter() {
+                if let Err(error) = channel.send_posted(payload, pool) {
+                    came_too_late(channel, payload.len(), &error);
+                }
+            }
         }
-        self.port().slots.discharge(id, size);
+        self.port().slots.discharge(id, payloads.bytes.len());
+    }
+
+    fn obey_send_bytes(&mut self, id: ChannelId, bytes: Bytes) {
+        self.posted_sends = true;
+        let len = bytes.len();
+        if let Some((channel, pool)) = self.touch(id)
+            && let Err(error) = channel.send_bytes_posted(bytes, pool)
+        {
+            came_too_late(channel, len, &error);
+        }
+        self.port().slots.discharge(id, len);
     }
 
     pub(crate) fn broadcast(&mut self, bytes: &Bytes) -> usize {
@@ -458,4 +456,10 @@ impl Core {
             self.port().slots.publish_queued(id, channel.queued());
         }
     }
+}
+
+/// The channel closed after the bytes were posted; its report has them as unsent.
+fn came_too_late(channel: &mut Channel, size: usize, error: &SendError) {
+    tracing::debug!(channel = %channel.id(), %error, "a posted send came too late");
+    channel.count_too_late(size);
 }

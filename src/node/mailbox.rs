@@ -30,35 +30,69 @@ mod tests;
 
 /// Memory of each kind that an emptied mail may keep when less than a quarter of it was last used.
 const KEPT_BYTES: usize = 1 << 20;
-const KEPT_COMMANDS: usize = KEPT_BYTES / size_of::<Command>();
 
-/// Commands in order, and the bytes of their [`Command::Send`]s one after the other.
+/// Commands in order, and the lengths and bytes of their [`Command::Sends`] one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
     pub(crate) commands: Vec<Command>,
+    pub(crate) lens: Vec<usize>,
     pub(crate) bytes: Vec<u8>,
+    /// Posts: each send counts.
+    pub(crate) count: usize,
 }
 
 impl Mail {
     pub(crate) fn is_empty(&self) -> bool {
-        self.commands.is_empty() && self.bytes.is_empty()
+        self.commands.is_empty() && self.lens.is_empty() && self.bytes.is_empty()
     }
 
     /// Makes the mail ready for the next [`Mailbox::take`]; its memory stays.
     pub(crate) fn clear(&mut self) {
         self.commands.clear();
+        self.lens.clear();
         self.bytes.clear();
+        self.count = 0;
     }
 
     /// Gives memory back after a burst. A steady load that fills `taken` each time keeps it, however large.
     fn shrink(&mut self, taken: &Self) {
         debug_assert!(self.is_empty());
-        if self.bytes.capacity() > KEPT_BYTES && taken.bytes.len() < self.bytes.capacity() / 4 {
-            self.bytes.shrink_to(KEPT_BYTES);
-        }
-        if self.commands.capacity() > KEPT_COMMANDS && taken.commands.len() < self.commands.capacity() / 4 {
-            self.commands.shrink_to(KEPT_COMMANDS);
-        }
+        shrink(&mut self.commands, taken.commands.len());
+        shrink(&mut self.lens, taken.lens.len());
+        shrink(&mut self.bytes, taken.bytes.len());
+    }
+}
+
+fn shrink<T>(memory: &mut Vec<T>, used: usize) {
+    let kept = KEPT_BYTES / size_of::<T>();
+    if memory.capacity() > kept && used < memory.capacity() / 4 {
+        memory.shrink_to(kept);
+    }
+}
+
+/// What [`Command::Sends`] are to send, and the same of those behind them.
+#[derive(Debug)]
+pub(crate) struct Payloads<'m> {
+    pub(crate) lens: &'m [usize],
+    pub(crate) bytes: &'m [u8],
+}
+
+impl<'m> Payloads<'m> {
+    /// The next `count` of them.
+    pub(crate) fn take(&mut self, count: usize) -> Self {
+        let (lens, later_lens) = self.lens.split_at(count);
+        let (bytes, later_bytes) = self.bytes.split_at(lens.iter().sum());
+        *self = Self { lens: later_lens, bytes: later_bytes };
+        Self { lens, bytes }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'m [u8]> {
+        let mut rest = self.bytes;
+        self.lens.iter().map(move |&len| {
+            let (payload, later) = rest.split_at(len);
+            rest = later;
+            payload
+        })
     }
 }
 
@@ -120,11 +154,20 @@ impl<W: Waker> Mailbox<W> {
         Ok(())
     }
 
-    /// Posts a send whose bytes are copied into the mail.
+    /// Posts a send whose bytes are copied into the mail. One after another to the same channel is the same command.
     pub(crate) fn post_send(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), PostError> {
         let mut queue = self.admit(bytes.len())?;
-        queue.mail.bytes.extend_from_slice(bytes);
-        self.push(queue, Command::Send { channel, len: bytes.len() });
+        let mail = &mut queue.mail;
+        mail.lens.push(bytes.len());
+        mail.bytes.extend_from_slice(bytes);
+        if let Some(Command::Sends { channel: last, count }) = mail.commands.last_mut()
+            && *last == channel
+        {
+            *count += 1;
+            mail.count += 1;
+        } else {
+            self.push(queue, Command::Sends { channel, count: 1 });
+        }
         Ok(())
     }
 
@@ -196,7 +239,7 @@ impl<W: Waker> Mailbox<W> {
             return Err(PostError::Closed);
         }
         let waiting = queue.mail.bytes.len() + queue.shared_bytes;
-        if queue.mail.commands.len() >= self.max_commands || bytes > self.max_bytes.saturating_sub(waiting) {
+        if queue.mail.count >= self.max_commands || bytes > self.max_bytes.saturating_sub(waiting) {
             drop(queue);
             self.counters.commands_refused.add_from_any_thread(1);
             return Err(PostError::Full);
@@ -210,14 +253,20 @@ impl<W: Waker> Mailbox<W> {
         self.push(queue, command);
     }
 
-    /// The last step of every post: the command becomes visible, and the loop is woken if it sleeps.
+    /// The command becomes visible, and the loop is woken if it sleeps. Only for the first of a mail: whoever posted
+    /// that one has woken the loop, or is about to.
     fn push(&self, mut queue: MutexGuard<'_, Queue>, command: Command) {
+        let is_first = queue.mail.commands.is_empty();
         queue.mail.commands.push(command);
+        queue.mail.count += 1;
+        if !is_first {
+            return;
+        }
         self.pending.store(true, Ordering::Relaxed);
         drop(queue); // the loop, once woken, must not run into the lock
         // Pairs with the fence in `prepare_to_sleep`.
         fence(Ordering::SeqCst);
-        // The load keeps the line shared while the loop runs; of several posters the swap lets one wake.
+        // Another poster may have come first to a mail that was taken meanwhile: the swap lets one of them wake.
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
             self.counters.wakes.add_from_any_thread(1);
             self.waker.wake();
@@ -231,6 +280,6 @@ impl<W: Waker> Mailbox<W> {
 
 /// Asserts before the lock is taken: a poster's fault must not become the loop's.
 fn shared_bytes(command: &Command) -> usize {
-    assert!(!matches!(command, Command::Send { .. }), "a Send without its bytes; use post_send");
+    assert!(!matches!(command, Command::Sends { .. }), "sends without their bytes; use post_send");
     command.shared_bytes()
 }

@@ -46,7 +46,7 @@ fn run_loop(mailbox: &Mailbox<ModelWaker>, waker: &ModelWaker, wanted: usize) ->
     let (mut mail, mut had) = (Mail::default(), 0);
     while had < wanted {
         if mailbox.take(&mut mail) {
-            had += mail.commands.len();
+            had += mail.count;
             mail.clear();
         } else if mailbox.prepare_to_sleep() {
             waker.notify.wait();
@@ -113,7 +113,7 @@ fn loom_a_full_mailbox_refuses_and_loses_nothing() {
         let had = run_loop(&mailbox, &waker, 1);
         let accepted = poster.join().unwrap();
         assert!((1..=2).contains(&accepted));
-        assert_eq!(had + mailbox.close().commands.len(), accepted + 1);
+        assert_eq!(had + mailbox.close().count, accepted + 1);
     });
 }
 
@@ -127,7 +127,7 @@ fn loom_a_post_against_a_close_is_refused_or_handed_over() {
         };
         let mut mail = Mail::default();
         mailbox.take(&mut mail);
-        let got = mail.commands.len() + mailbox.close().commands.len();
+        let got = mail.count + mailbox.close().count;
         assert_eq!(usize::from(poster.join().unwrap().is_ok()), got);
         assert_eq!(mailbox.post(Command::Close(channel())), Err(PostError::Closed));
     });
