@@ -1,6 +1,7 @@
 //! What a loop costs without a kernel: `cargo bench --bench turn --features internals`.
 //!
-//! With a name and a number of rounds it only makes these, for `ci/instructions.sh` to count what they take.
+//! With a name and a number of rounds it only makes these, for `ci/instructions.sh` to count what they take, and prints
+//! of how many elements a round is.
 
 use std::hint::black_box;
 
@@ -72,6 +73,7 @@ fn main() {
         && let Ok(rounds) = rounds.parse::<u64>()
     {
         let mut subject = subjects().into_iter().find(|subject| subject.name == name).expect("its name");
+        println!("{}", subject.elements);
         return (0..rounds).for_each(|_| (subject.round)());
     }
     let mut criterion = Criterion::default().configure_from_args();

@@ -3,7 +3,7 @@
 set -euo pipefail
 start=$SECONDS
 missing=()
-for entry in ip:iproute2 nft:nftables strace:strace nc:netcat-openbsd; do
+for entry in ip:iproute2 nft:nftables strace:strace nc:netcat-openbsd valgrind:valgrind; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
 if [ ${#missing[@]} -eq 0 ]; then

@@ -26,6 +26,7 @@ stage loom ci/loom.sh
 stage fuzz ci/fuzz.sh
 stage sim ci/sim.sh
 stage bench cargo bench --bench link --bench turn --features internals --locked -- --test
+stage instructions ci/instructions.sh
 stage examples ci/examples.sh
 stage demo timeout 600 cargo run --release --locked -- demo
 stage selftest timeout 600 cargo run --release --locked --bin ringlink-bench -- selftest
