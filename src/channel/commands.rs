@@ -52,7 +52,7 @@ impl Channel {
         self.send_copied(bytes, Cap::Passed, pool)
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_copied(&mut self, bytes: &[u8], cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
         let size = self.admit_message(bytes.len(), cap)?;
         match self.settings.mode {
@@ -123,7 +123,7 @@ impl Channel {
     }
 
     /// The bytes a message of `len` takes in the outbox, if it may go there.
-    #[inline]
+    #[inline(always)]
     fn admit_message(&mut self, len: usize, cap: Cap) -> Result<usize, SendError> {
         let mut size = len;
         if self.settings.mode == Mode::Message && self.phase == Phase::Open {
@@ -140,7 +140,7 @@ impl Channel {
     /// Only an open channel takes anything. In message mode one message may pass `outbox_max` as long as the outbox is
     /// below its high mark: a message of `max_message` could never be sent otherwise, since half a message is never
     /// accepted. A stream can be sent in parts.
-    #[inline]
+    #[inline(always)]
     fn find_room(&mut self, size: usize, cap: Cap) -> Result<(), SendError> {
         let is_open = self.phase == Phase::Open && self.ending.is_none() && !self.facts.fin_wanted;
         let max = self.settings.limits.outbox_max;

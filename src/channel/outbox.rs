@@ -70,7 +70,7 @@ impl Outbox {
     }
 
     /// Copies a header and its payload.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_frame<const N: usize>(
         &mut self,
         header: [u8; N],
@@ -85,11 +85,14 @@ impl Outbox {
                 chunk.extend_from_slice(payload);
                 self.waiting += len;
             }
-            Some(Segment::Chunk(_) | Segment::Shared(_)) | None => {
-                self.push(&header, pool);
-                self.push(payload, pool);
-            }
+            Some(Segment::Chunk(_) | Segment::Shared(_)) | None => self.push_parts(&header, payload, pool),
         }
+    }
+
+    #[cold]
+    fn push_parts(&mut self, header: &[u8], payload: &[u8], pool: &mut ChunkPool) {
+        self.push(header, pool);
+        self.push(payload, pool);
     }
 
     /// By reference, from [`SHARED_MIN`] on.
