@@ -28,8 +28,12 @@ mod model;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-/// Memory of each kind that an emptied mail may keep when less than a quarter of it was last used.
+/// Memory of each kind that an emptied mail may keep when less than a quarter of it is used for long.
 const KEPT_BYTES: usize = 1 << 20;
+
+/// That long, in mails: a thread that sends as it can fills one mail and not the next, and memory that goes each time
+/// comes back page by page.
+const PATIENCE: u32 = 128;
 
 /// Commands in order, and the lengths and bytes of their [`Command::Sends`] one after the other.
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ pub(crate) struct Mail {
     pub(crate) bytes: Vec<u8>,
     /// Posts: each send counts.
     pub(crate) count: usize,
+    /// How often in a row its memory was far more than needed.
+    oversized: u32,
 }
 
 impl Mail {
@@ -54,20 +60,31 @@ impl Mail {
         self.count = 0;
     }
 
-    /// Gives memory back after a burst. A steady load that fills `taken` each time keeps it, however large.
-    fn shrink(&mut self, taken: &Self) {
+    /// Gives memory back some time after a burst. A load that fills it now and then keeps it, however large.
+    fn trim(&mut self, taken: &Self) {
         debug_assert!(self.is_empty());
-        shrink(&mut self.commands, taken.commands.len());
-        shrink(&mut self.lens, taken.lens.len());
-        shrink(&mut self.bytes, taken.bytes.len());
+        let is_oversized = is_oversized(&self.commands, taken.commands.len())
+            || is_oversized(&self.lens, taken.lens.len())
+            || is_oversized(&self.bytes, taken.bytes.len());
+        self.oversized = if is_oversized { self.oversized + 1 } else { 0 };
+        if self.oversized > PATIENCE {
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.commands.shrink_to(kept::<Command>());
+        self.lens.shrink_to(kept::<usize>());
+        self.bytes.shrink_to(kept::<u8>());
     }
 }
 
-fn shrink<T>(memory: &mut Vec<T>, used: usize) {
-    let kept = KEPT_BYTES / size_of::<T>();
-    if memory.capacity() > kept && used < memory.capacity() / 4 {
-        memory.shrink_to(kept);
-    }
+const fn kept<T>() -> usize {
+    KEPT_BYTES / size_of::<T>()
+}
+
+fn is_oversized<T>(memory: &Vec<T>, used: usize) -> bool {
+    memory.capacity() > kept::<T>() && used < memory.capacity() / 4
 }
 
 /// What [`Command::Sends`] are to send, and the same of those behind them.
@@ -197,7 +214,7 @@ impl<W: Waker> Mailbox<W> {
         let mut queue = self.lock();
         mem::swap(&mut queue.mail, into);
         queue.shared_bytes = 0;
-        queue.mail.shrink(into);
+        queue.mail.trim(into);
         self.pending.store(false, Ordering::Relaxed);
         !into.commands.is_empty()
     }
