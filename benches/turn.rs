@@ -1,7 +1,7 @@
 //! What a loop costs without a kernel: `cargo bench --bench turn --features internals`.
 //!
-//! With a name and a number of rounds it only makes these, for `ci/instructions.sh` to count what they take, and prints
-//! of how many elements a round is.
+//! With `--names` it prints what is measured; with a name and a number of rounds it only makes these, for
+//! `ci/instructions.sh` to count what they take, and prints how many elements a round has.
 
 use std::hint::black_box;
 
@@ -33,7 +33,7 @@ fn turn(name: &'static str, mut busy: BusyLoop, elements: usize) -> Subject {
     })
 }
 
-/// What a send from another thread costs both, without what the other's cache misses add.
+/// What a send from another thread costs both sides, but for the cache misses between two processors.
 fn posted(mut busy: BusyLoop, message: [u8; 64]) -> Subject {
     for _ in 0..8 {
         busy.turn();
@@ -69,6 +69,9 @@ fn subjects() -> Vec<Subject> {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["--names"] {
+        return subjects().iter().for_each(|subject| println!("{}", subject.name));
+    }
     if let [name, rounds] = &words[..]
         && let Ok(rounds) = rounds.parse::<u64>()
     {

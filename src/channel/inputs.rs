@@ -166,12 +166,12 @@ impl Channel {
     /// When [`Channel::handle_timeout`] wants to be called, earlier calls do no harm. Look again after each time the
     /// channel was touched; that it moved further away may be noticed late.
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        let lives = match self.phase {
+        let of_phase = match self.phase {
             Phase::Opening | Phase::Open => earlier(self.link.deadline(), self.idle_deadline()),
             Phase::Flushing | Phase::Lingering => self.close_until,
             Phase::Resolving | Phase::Dialing | Phase::Broken | Phase::Closing | Phase::Closed => None,
         };
-        earlier(earlier(self.until, lives), self.stall_deadline())
+        earlier(earlier(self.until, of_phase), self.stall_deadline())
     }
 
     /// Does what is due at `now`; nothing when it is too early.

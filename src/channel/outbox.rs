@@ -89,7 +89,7 @@ impl Outbox {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn push_parts(&mut self, header: &[u8], payload: &[u8], pool: &mut ChunkPool) {
         self.push(header, pool);
         self.push(payload, pool);

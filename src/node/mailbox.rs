@@ -28,11 +28,11 @@ mod model;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-/// Memory of each kind that an emptied mail may keep when less than a quarter of it is used for long.
+/// Memory of each kind that an emptied mail may keep, once less than a quarter of it was used for long.
 const KEPT_BYTES: usize = 1 << 20;
 
-/// That long, in mails: a thread that sends as it can fills one mail and not the next, and memory that goes each time
-/// comes back page by page.
+/// That long, in mails taken: a thread that sends as it can fills one mail and not the next, and memory that goes each
+/// time comes back page by page. (Without mail it stays.)
 const PATIENCE: u32 = 128;
 
 /// Commands in order, and the lengths and bytes of their [`Command::Sends`] one after the other.
@@ -41,10 +41,8 @@ pub(crate) struct Mail {
     pub(crate) commands: Vec<Command>,
     pub(crate) lens: Vec<usize>,
     pub(crate) bytes: Vec<u8>,
-    /// Posts: each send counts.
+    /// How many were posted; a [`Command::Sends`] counts each of its sends.
     pub(crate) count: usize,
-    /// How often in a row its memory was far more than needed.
-    oversized: u32,
 }
 
 impl Mail {
@@ -60,22 +58,17 @@ impl Mail {
         self.count = 0;
     }
 
-    /// Gives memory back some time after a burst. A load that fills it now and then keeps it, however large.
-    fn trim(&mut self, taken: &Self) {
-        debug_assert!(self.is_empty());
-        let is_oversized = is_oversized(&self.commands, taken.commands.len())
-            || is_oversized(&self.lens, taken.lens.len())
-            || is_oversized(&self.bytes, taken.bytes.len());
-        self.oversized = if is_oversized { self.oversized + 1 } else { 0 };
-        if self.oversized > PATIENCE {
-            self.shrink();
-        }
+    /// True when it has far more memory than what is in `used` takes.
+    fn is_oversized_for(&self, used: &Self) -> bool {
+        is_oversized(&self.commands, used.commands.len())
+            || is_oversized(&self.lens, used.lens.len())
+            || is_oversized(&self.bytes, used.bytes.len())
     }
 
-    fn shrink(&mut self) {
-        self.commands.shrink_to(kept::<Command>());
-        self.lens.shrink_to(kept::<usize>());
-        self.bytes.shrink_to(kept::<u8>());
+    fn shrink_for(&mut self, used: &Self) {
+        shrink(&mut self.commands, used.commands.len());
+        shrink(&mut self.lens, used.lens.len());
+        shrink(&mut self.bytes, used.bytes.len());
     }
 }
 
@@ -85,6 +78,12 @@ const fn kept<T>() -> usize {
 
 fn is_oversized<T>(memory: &Vec<T>, used: usize) -> bool {
     memory.capacity() > kept::<T>() && used < memory.capacity() / 4
+}
+
+fn shrink<T>(memory: &mut Vec<T>, used: usize) {
+    if is_oversized(memory, used) {
+        memory.shrink_to(kept::<T>());
+    }
 }
 
 /// What [`Command::Sends`] are to send, and the same of those behind them.
@@ -130,7 +129,20 @@ struct Queue {
     mail: Mail,
     /// The sum of [`Command::shared_bytes`] over `mail`.
     shared_bytes: usize,
+    /// Mails taken in a row that were small for the memory of either mail.
+    small_mails: u32,
     closed: bool,
+}
+
+impl Queue {
+    /// Gives memory back some time after a burst. A load that fills a mail now and then keeps it, however large.
+    fn trim(&mut self, taken: &Mail) {
+        let is_small = self.mail.is_oversized_for(taken) || taken.is_oversized_for(taken);
+        self.small_mails = if is_small { self.small_mails.saturating_add(1) } else { 0 };
+        if self.small_mails > PATIENCE {
+            self.mail.shrink_for(taken);
+        }
+    }
 }
 
 /// The mailbox of one loop, shared in an `Arc` with everybody who posts.
@@ -214,7 +226,7 @@ impl<W: Waker> Mailbox<W> {
         let mut queue = self.lock();
         mem::swap(&mut queue.mail, into);
         queue.shared_bytes = 0;
-        queue.mail.trim(into);
+        queue.trim(into);
         self.pending.store(false, Ordering::Relaxed);
         !into.commands.is_empty()
     }

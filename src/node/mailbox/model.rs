@@ -71,10 +71,11 @@ fn loom_no_wake_up_is_lost() {
             let mailbox = mailbox.clone();
             thread::spawn(move || {
                 mailbox.post_send(channel(), b"1").unwrap();
+                mailbox.post_send(channel(), b"2").unwrap();
                 mailbox.post(Command::Close(channel())).unwrap();
             })
         };
-        assert_eq!(run_loop(&mailbox, &waker, 2), 2);
+        assert_eq!(run_loop(&mailbox, &waker, 3), 3);
         poster.join().unwrap();
     });
 }
@@ -85,7 +86,7 @@ fn loom_two_posters_wake_a_sleep_once() {
         let (mailbox, waker) = mailbox(8);
         let posters = [(); 2].map(|()| {
             let mailbox = mailbox.clone();
-            thread::spawn(move || mailbox.post(Command::Close(channel())).unwrap())
+            thread::spawn(move || mailbox.post_send(channel(), b"x").unwrap())
         });
         // Announced and never waited for: whatever the posters do, one wake answers it.
         let sleep = mailbox.prepare_to_sleep();
