@@ -22,10 +22,16 @@ fn subject(name: &'static str, elements: usize, round: impl FnMut() + 'static) -
     Subject { name, elements: elements as u64, round: Box::new(round) }
 }
 
-fn turn(name: &'static str, mut busy: BusyLoop, elements: usize) -> Subject {
+/// Links are made, pools filled.
+fn warm(mut busy: BusyLoop) -> BusyLoop {
     for _ in 0..8 {
-        busy.turn(); // links are made, pools filled
+        busy.turn();
     }
+    busy
+}
+
+fn turn(name: &'static str, busy: BusyLoop, elements: usize) -> Subject {
+    let mut busy = warm(busy);
     let (bytes, _) = busy.turn();
     assert!(bytes > 0, "{name}: nothing is received");
     subject(name, elements, move || {
@@ -34,10 +40,8 @@ fn turn(name: &'static str, mut busy: BusyLoop, elements: usize) -> Subject {
 }
 
 /// What a send from another thread costs both sides, but for the cache misses between two processors.
-fn posted(mut busy: BusyLoop, message: [u8; 64]) -> Subject {
-    for _ in 0..8 {
-        busy.turn();
-    }
+fn posted(busy: BusyLoop, message: [u8; 64]) -> Subject {
+    let mut busy = warm(busy);
     subject("posted", MESSAGES, move || {
         busy.post(black_box(&message), MESSAGES);
         black_box(busy.turn());

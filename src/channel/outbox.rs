@@ -85,14 +85,11 @@ impl Outbox {
                 chunk.extend_from_slice(payload);
                 self.waiting += len;
             }
-            Some(Segment::Chunk(_) | Segment::Shared(_)) | None => self.push_parts(&header, payload, pool),
+            Some(Segment::Chunk(_) | Segment::Shared(_)) | None => {
+                self.push(&header, pool);
+                self.push(payload, pool);
+            }
         }
-    }
-
-    #[inline(never)]
-    fn push_parts(&mut self, header: &[u8], payload: &[u8], pool: &mut ChunkPool) {
-        self.push(header, pool);
-        self.push(payload, pool);
     }
 
     /// By reference, from [`SHARED_MIN`] on.

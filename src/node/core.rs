@@ -349,8 +349,24 @@ impl Core {
         match command {
             Command::Dial { channel, address } => self.begin_dial(channel, address),
             Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),
-            Command::Sends { channel, count } => self.obey_sends(channel, &payloads.take(count)),
-            Command::SendBytes { channel, bytes } => self.obey_send_bytes(channel, bytes),
+            Command::Sends { channel, count } => {
+                let payloads = payloads.take(count);
+                self.send_posted(channel, payloads.bytes.len(), |channel, pool| {
+                    for payload in payloads.iter() {
+                        if let Err(error) = channel.send_posted(payload, pool) {
+                            came_too_late(channel, payload.len(), &error);
+                        }
+                    }
+                });
+            }
+            Command::SendBytes { channel, bytes } => {
+                let size = bytes.len();
+                self.send_posted(channel, size, |channel, pool| {
+                    if let Err(error) = channel.send_bytes_posted(bytes, pool) {
+                        came_too_late(channel, size, &error);
+                    }
+                });
+            }
             Command::Broadcast(bytes) => {
                 self.broadcast(&bytes);
             }
@@ -375,27 +391,13 @@ impl Core {
         }
     }
 
-    fn obey_sends(&mut self, id: ChannelId, payloads: &Payloads<'_>) {
+    /// For sends of `size` bytes in all, which were held against the outbox when they were posted.
+    fn send_posted(&mut self, id: ChannelId, size: usize, send: impl FnOnce(&mut Channel, &mut ChunkPool)) {
         self.posted_sends = true;
         if let Some((channel, pool)) = self.touch(id) {
-            for payload in payloads.iter() {
-                if let Err(error) = channel.send_posted(payload, pool) {
-                    came_too_late(channel, payload.len(), &error);
-                }
-            }
+            send(channel, pool);
         }
-        self.port().slots.discharge(id, payloads.bytes.len());
-    }
-
-    fn obey_send_bytes(&mut self, id: ChannelId, bytes: Bytes) {
-        self.posted_sends = true;
-        let len = bytes.len();
-        if let Some((channel, pool)) = self.touch(id)
-            && let Err(error) = channel.send_bytes_posted(bytes, pool)
-        {
-            came_too_late(channel, len, &error);
-        }
-        self.port().slots.discharge(id, len);
+        self.port().slots.discharge(id, size);
     }
 
     pub(crate) fn broadcast(&mut self, bytes: &Bytes) -> usize {

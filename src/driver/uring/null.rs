@@ -89,12 +89,7 @@ impl NullKernel {
         if let Some(connection) = armed {
             connection.receive = None;
         }
-        self.completions.push_back(Cqe {
-            user_data: target,
-            result: -libc::ECANCELED,
-            more: false,
-            buffer: None,
-        });
+        self.completions.push_back(failed(target, libc::ECANCELED));
     }
 
     /// Gives every connection that receives the next piece of the tape.
@@ -112,8 +107,7 @@ impl NullKernel {
             }
             let Some(buffer) = self.free.pop_front() else {
                 connection.receive = None;
-                let result = -libc::ENOBUFS;
-                self.completions.push_back(Cqe { user_data, result, more: false, buffer: None });
+                self.completions.push_back(failed(user_data, libc::ENOBUFS));
                 continue;
             };
             let is_head = connection.at.is_none();
@@ -128,6 +122,11 @@ impl NullKernel {
             self.completions.push_back(Cqe { user_data, result, more: true, buffer: Some(buffer) });
         }
     }
+}
+
+/// The end of an operation that failed.
+fn failed(user_data: u64, errno: i32) -> Cqe {
+    Cqe { user_data, result: -errno, more: false, buffer: None }
 }
 
 impl Kernel for NullKernel {
