@@ -20,7 +20,7 @@ const KEPT_SMALL: usize = (4 << 20) / SMALL_CHUNK;
 /// Segments that a queue which is kept has room for, at most.
 const KEPT_SEGMENTS: usize = 128;
 /// Batches and queues kept: as many as channels may well be sending at once.
-const KEPT_LISTS: usize = 256;
+const KEPT_LISTS: usize = 1024;
 
 /// Empty chunks, queues and batches, ready for use.
 #[derive(Debug, Default)]

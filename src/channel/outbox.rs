@@ -12,6 +12,10 @@ use crate::driver::batch::{Batch, Segment};
 /// atomic counts of the reference.
 pub(crate) const SHARED_MIN: usize = 4 << 10;
 
+/// From this length on what many outboxes get goes by reference even behind other segments. Below it a copy costs less than
+/// a segment, above it the chunks of many outboxes fall out of the cache.
+const COMMON_MIN: usize = 512;
+
 /// Most segments of a batch: what a driver keeps its vectors for.
 pub(crate) const MAX_SEGMENTS: usize = 64;
 
@@ -102,14 +106,11 @@ impl Outbox {
         self.debug_check();
     }
 
-    /// For bytes that many outboxes get: by reference, unless they are small and the last chunk has room for them. A chunk
-    /// begun for them in each outbox would cost more than all the references.
+    /// For bytes that many outboxes get: by reference, unless they are small and something waits already, to which they
+    /// are copied.
     pub(crate) fn push_common(&mut self, bytes: &Bytes, pool: &mut ChunkPool) {
-        let has_room = match self.segments.back() {
-            Some(Segment::Chunk(chunk)) => chunk.capacity() - chunk.len() >= bytes.len(),
-            Some(Segment::Shared(_)) | None => false,
-        };
-        if bytes.is_empty() || has_room && bytes.len() < SHARED_MIN {
+        let is_copied = bytes.len() < COMMON_MIN && !self.segments.is_empty();
+        if bytes.is_empty() || is_copied {
             return self.push(bytes, pool);
         }
         self.waiting += bytes.len();

@@ -95,6 +95,15 @@ impl ChannelTable {
         Some(&mut row.channel)
     }
 
+    /// Walks all channels; those `change` says it changed are touched.
+    pub(crate) fn touch_each(&mut self, mut change: impl FnMut(&mut Channel) -> bool) {
+        for row in self.rows.iter_mut().flatten() {
+            if change(&mut row.channel) && !std::mem::replace(&mut row.is_dirty, true) {
+                self.dirty.push(row.channel.id());
+            }
+        }
+    }
+
     /// The channel was touched. Nothing happens for a stale id.
     pub(crate) fn mark_dirty(&mut self, id: ChannelId) {
         let _touched = self.touch(id);

@@ -402,19 +402,17 @@ impl Core {
 
     pub(crate) fn broadcast(&mut self, bytes: &Bytes) -> usize {
         let (mut taken, common) = (0, Common::new(bytes, self.settings.mode));
-        for id in self.channels.ids() {
-            let Some(channel) = self.channels.get_mut(id).filter(|channel| channel.is_open()) else {
-                continue;
-            };
-            match channel.send_common(&common, &mut self.pool) {
-                Ok(()) => {
-                    taken += 1;
-                    self.channels.mark_dirty(id);
-                }
-                Err(SendError::WouldBlock { .. }) => self.settings.counters.broadcasts_refused.add(1),
+        let (pool, refused) = (&mut self.pool, &self.settings.counters.broadcasts_refused);
+        self.channels.touch_each(|channel| {
+            let sent =
+                if channel.is_open() { channel.send_common(&common, pool) } else { Err(SendError::NotOpen) };
+            match sent {
+                Ok(()) => taken += 1,
+                Err(SendError::WouldBlock { .. }) => refused.add(1),
                 Err(SendError::TooBig { .. } | SendError::Busy | SendError::NotOpen | SendError::Closed) => {}
             }
-        }
+            sent.is_ok()
+        });
         taken
     }
 
