@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Installs the system tools that tests against the real kernel use, where they are missing (Debian, Ubuntu).
+# Installs the system tools that tests against the real kernel use, and the libraries of C that ringlink is compared with,
+# where they are missing (Debian, Ubuntu).
 set -euo pipefail
 start=$SECONDS
 missing=()
-for entry in ip:iproute2 nft:nftables strace:strace nc:netcat-openbsd valgrind:valgrind; do
+for entry in ip:iproute2 nft:nftables strace:strace nc:netcat-openbsd valgrind:valgrind pkg-config:pkg-config; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+done
+for entry in libevent_core:libevent-dev libzmq:libzmq3-dev; do
+    pkg-config --exists "${entry%%:*}" 2>/dev/null || missing+=("${entry#*:}")
 done
 if [ ${#missing[@]} -eq 0 ]; then
     echo "install: nothing is missing"

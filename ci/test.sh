@@ -30,6 +30,7 @@ stage instructions ci/instructions.sh
 stage examples ci/examples.sh
 stage demo timeout 600 cargo run --release --locked -- demo
 stage selftest timeout 600 cargo run --release --locked --bin ringlink-bench -- selftest
+stage peers ci/peers.sh
 stage asan ci/asan.sh
 stage soak ci/soak.sh --seconds 90
 stage deps ci/deps.sh

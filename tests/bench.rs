@@ -296,9 +296,10 @@ fn results_are_written_in_every_form() {
     )
     .unwrap();
     let table = path("t.md");
-    let output =
-        bench(&format!("compare {suite} -d 100ms -w 0 -q --pin none --json {comparison} --markdown {table}"));
-    assert!(output.status.success(), "{output:?}");
+    let output = bench(&format!(
+        "compare {suite} -d 100ms -w 0 -q --strict --pin none --json {comparison} --markdown {table}"
+    ));
+    assert_eq!(output.status.code(), Some(4), "one was left out: {output:?}");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         text.contains("not measured: c: cannot start") && text.contains("not for this load: b"),

@@ -87,7 +87,11 @@ fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
         std::fs::write(path, compare::markdown(&comparison))?;
     }
     json::line(compare::table(&comparison).trim_end())?;
-    Ok(if signals::interrupted() { 130 } else { 0 })
+    Ok(match () {
+        () if signals::interrupted() => 130,
+        () if flags.strict && !comparison.is_whole() => 4,
+        () => 0,
+    })
 }
 
 fn diff(flags: &DiffFlags) -> anyhow::Result<u8> {

@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::contender::iperf3;
-use crate::environment::Environment;
+use crate::contender::{iperf3, pair};
+use crate::environment::{self, Environment};
 use crate::flags::{CompareFlags, Pin};
 use crate::pacing::Random;
 use crate::report::{Report, Tool, json};
@@ -41,6 +41,14 @@ pub(crate) struct Comparison {
     /// Contenders that were not measured, and why.
     pub(crate) left_out: Vec<String>,
     pub(crate) cells: Vec<Cell>,
+}
+
+impl Comparison {
+    /// Every contender was measured, and every run of it is valid.
+    pub(crate) fn is_whole(&self) -> bool {
+        let mut rows = self.cells.iter().flat_map(|cell| &cell.rows);
+        self.left_out.is_empty() && rows.all(|row| row.valid == row.runs)
+    }
 }
 
 /// One load. The first row is the baseline, the second the baseline again.
@@ -118,6 +126,21 @@ pub(crate) struct Figures {
     pub(crate) disturbed: bool,
 }
 
+impl Figures {
+    /// Of a contender that is both ends, and tells no latency.
+    pub(crate) fn of_pair(rate: f64, client_cpu: f64, server_cpu: f64) -> Self {
+        Self {
+            rate,
+            server_cpu,
+            total_cpu: client_cpu + server_cpu,
+            p50: None,
+            p99: None,
+            generator_bound: false,
+            disturbed: false,
+        }
+    }
+}
+
 /// How each run of a comparison is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
@@ -141,6 +164,7 @@ type Runs = Vec<anyhow::Result<Figures>>;
 pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
     let suites = Suite::all(flags)?;
     signals::on_signal(|| {});
+    environment::raise_nofile(0)?; // commands inherit it
     let (duration, warmup) = (flags.duration, flags.warmup);
     let block = Block { given: flags.pin, duration, warmup, seed: flags.seed, quiet: flags.quiet };
     let (mut random, mut cells, mut left_out) = (Random::new(flags.seed), Vec::new(), Vec::new());
@@ -174,8 +198,11 @@ pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
 
 /// Odd lengths, verified: a contender that loses or adds a byte is not measured.
 fn check(contender: &Contender, block: &Block) -> anyhow::Result<()> {
-    if !contender.echoes() {
-        return iperf3::check();
+    contender.exists()?;
+    match &contender.how {
+        How::BuiltIn(BuiltIn::Iperf3) => return iperf3::check(),
+        How::Pair(command) => return pair::check(command, block),
+        How::BuiltIn(BuiltIn::With(_)) | How::Command { .. } => {}
     }
     let words: Vec<String> =
         format!("echo -c 1 -n 100 -s {CHECK}").split_whitespace().map(str::to_owned).collect();
@@ -278,6 +305,7 @@ fn measure(mut words: Vec<String>, contender: &Contender, block: &Block) -> anyh
             pins.extend(pin("srv", server));
             None
         }
+        How::Pair(command) => return pair::measure(command, &words, block),
         How::Command { command, port } => Some(suite::start(command, *port, server)?),
     };
     if let Some(far) = &far {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 use serde::Deserialize;
 
-use crate::contender::iperf3;
+use crate::contender::{iperf3, pair};
 use crate::far_end::FarEnd;
 use crate::flags::{Backend, CompareFlags};
 
@@ -30,6 +30,8 @@ pub(super) struct Contender {
     pub(super) how: How,
     /// Added to the load, for this contender alone.
     flags: Vec<String>,
+    /// What makes its command, if that is not there.
+    built_by: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub(super) enum How {
         command: String,
         port: Option<u16>,
     },
+    /// Both ends of messages, of any make: see `contender/pair.rs`.
+    Pair(String),
 }
 
 /// What needs no command line.
@@ -73,7 +77,7 @@ impl Contender {
             BuiltIn::With(backend) => backend.to_string(),
             BuiltIn::Iperf3 => "iperf3".into(),
         };
-        Self { name, how: How::BuiltIn(built_in), flags: Vec::new() }
+        Self { name, how: How::BuiltIn(built_in), flags: Vec::new(), built_by: None }
     }
 
     /// The load with the words of this contender.
@@ -89,6 +93,7 @@ impl Contender {
             || (kind == "bulk" && iperf3::direction(&words) == Some("both"));
         match &self.how {
             How::Command { .. } => is_echo,
+            How::Pair(_) => pair::carries(&words),
             How::BuiltIn(BuiltIn::Iperf3) => kind == "bulk",
             How::BuiltIn(BuiltIn::With(backend)) => !matches!(
                 (kind, backend),
@@ -98,9 +103,15 @@ impl Contender {
         }
     }
 
-    /// Whether it serves echoes, by which it can be checked.
-    pub(super) fn echoes(&self) -> bool {
-        !matches!(self.how, How::BuiltIn(BuiltIn::Iperf3))
+    /// That its command is there, where the suite says how to get it.
+    pub(super) fn exists(&self) -> anyhow::Result<()> {
+        let (How::Command { command, .. } | How::Pair(command), Some(built_by)) = (&self.how, &self.built_by)
+        else {
+            return Ok(());
+        };
+        let program = command.split_whitespace().next().unwrap_or_default();
+        ensure!(Path::new(program).exists(), "there is no {program} in this folder; {built_by} builds it");
+        Ok(())
     }
 }
 
@@ -113,13 +124,15 @@ struct File {
     contender: Vec<Entry>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
     with: Option<String>,
     command: Option<String>,
     port: Option<u16>,
+    pair: Option<String>,
+    built_by: Option<String>,
     #[serde(default)]
     flags: String,
 }
@@ -127,14 +140,18 @@ struct Entry {
 impl Entry {
     fn contender(self) -> anyhow::Result<Contender> {
         let name = self.name;
-        let how = match (self.with, self.command) {
-            (Some(with), None) if self.port.is_none() => {
+        let how = match (self.with, self.command, self.pair) {
+            (Some(with), None, None) if self.port.is_none() => {
                 How::BuiltIn(with.parse().map_err(|why| anyhow::anyhow!("{name}: {why}"))?)
             }
-            (None, Some(command)) => How::Command { command, port: self.port },
-            _ => anyhow::bail!("{name}: a contender has either 'with', or 'command' and perhaps 'port'"),
+            (None, Some(command), None) => How::Command { command, port: self.port },
+            (None, None, Some(pair)) if self.port.is_none() => How::Pair(pair),
+            _ => anyhow::bail!(
+                "{name}: a contender has one of 'with', 'pair', and 'command', the last perhaps with 'port'"
+            ),
         };
-        Ok(Contender { name, how, flags: self.flags.split_whitespace().map(str::to_owned).collect() })
+        let flags = self.flags.split_whitespace().map(str::to_owned).collect();
+        Ok(Contender { name, how, flags, built_by: self.built_by })
     }
 }
 
@@ -215,23 +232,39 @@ mod tests {
         assert!(seen >= 8);
     }
 
+    fn entry(text: &str) -> anyhow::Result<Contender> {
+        toml::from_str::<Entry>(&format!("name = 'x'\n{text}")).unwrap().contender()
+    }
+
     #[test]
-    fn a_contender_is_either_built_in_or_a_command() {
-        let entry = |with: Option<&str>, command: Option<&str>| {
-            let (with, command) = (with.map(str::to_owned), command.map(str::to_owned));
-            Entry { name: "x".into(), with, command, ..Entry::default() }.contender()
-        };
-        assert!(entry(Some("tokio"), None).is_ok());
-        assert!(entry(Some("libevent"), None).unwrap_err().to_string().contains("tokio-uring"));
-        assert!(entry(None, None).is_err());
-        assert!(entry(Some("tokio"), Some("x")).is_err());
+    fn a_contender_is_built_in_or_a_command_or_a_pair() {
+        assert!(entry("with = 'tokio'").is_ok());
+        assert!(entry("with = 'libevent'").unwrap_err().to_string().contains("tokio-uring"));
+        assert!(entry("command = 'x'\nport = 1").is_ok());
+        assert!(entry("pair = 'x'").is_ok());
+        for wrong in
+            ["", "with = 'tokio'\ncommand = 'x'", "command = 'x'\npair = 'x'", "pair = 'x'\nport = 1"]
+        {
+            assert!(entry(wrong).unwrap_err().to_string().contains("has one of"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_says_what_builds_it() {
+        for how in ["command", "pair"] {
+            let missing =
+                entry(&format!("{how} = 'no/such-peer --fast'\nbuilt_by = 'peers/build.sh'")).unwrap();
+            let told = missing.exists().unwrap_err().to_string();
+            assert_eq!(told, "there is no no/such-peer in this folder; peers/build.sh builds it");
+        }
+        assert!(entry("command = 'no/such-peer'").unwrap().exists().is_ok(), "starting it will tell");
     }
 
     #[test]
     fn contenders_carry_what_they_can() {
         let built_in = |name: &str| Contender::built_in(name.parse().unwrap());
-        let command = Entry { name: "x".into(), command: Some("x".into()), ..Entry::default() };
-        let command = command.contender().unwrap();
+        let command = entry("command = 'x'").unwrap();
+        let pair = entry("pair = 'x'").unwrap();
         for (contender, run, can) in [
             (built_in("tokio"), "bulk", true),
             (built_in("tokio-uring"), "echo -c 1", true),
@@ -241,7 +274,10 @@ mod tests {
             (built_in("iperf3"), "echo", false),
             (command.clone(), "connect --with-rtt", true),
             (command.clone(), "bulk --dir both", true),
-            (command, "bulk --dir=up", false),
+            (command.clone(), "bulk --dir=up", false),
+            (command, "msg -s 64", false),
+            (pair.clone(), "msg -s 64", true),
+            (pair, "echo -s 64", false),
         ] {
             assert_eq!(contender.can(run), can, "{} {run}", contender.name);
         }

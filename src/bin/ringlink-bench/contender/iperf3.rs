@@ -6,16 +6,9 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use super::pair::{flag, number, told};
 use crate::compare::{Block, Figures};
 use crate::far_end::FarEnd;
-
-/// Of `--name value`, `--name=value` or `-n value`.
-fn flag<'w>(words: &'w [String], names: [&str; 2]) -> Option<&'w str> {
-    words.iter().enumerate().find_map(|(n, word)| {
-        let (name, value) = word.split_once('=').map_or((word.as_str(), None), |(n, v)| (n, Some(v)));
-        names.contains(&name).then(|| value.or(words.get(n + 1).map(String::as_str))).flatten()
-    })
-}
 
 /// Where a bulk goes.
 pub(crate) fn direction(words: &[String]) -> Option<&str> {
@@ -47,11 +40,8 @@ pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures
         Some("both") => drop(client.arg("--bidir")),
         _ => {}
     }
-    let output = crate::environment::on_processor(block.pin().client, || {
-        client.output().context("iperf3 cannot be run")
-    })?;
+    let report = told(&mut client, block.pin().client)?;
     drop(far);
-    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 said what is no JSON")?;
     let size = flag(words, ["-s", "--size"]).map_or(Ok(32 << 10), ringlink::units::parse_size);
     figures(&report, size.map_err(anyhow::Error::msg)?, seconds)
 }
@@ -67,9 +57,6 @@ fn figures(report: &Value, size: usize, seconds: f64) -> anyhow::Result<Figures>
         bail!("iperf3: {error}");
     }
     let end = &report["end"];
-    let number = |value: &Value, name: &str| {
-        value.as_f64().with_context(|| format!("iperf3 does not tell its {name}"))
-    };
     let bytes_per_s = number(&end["sum_received"]["bits_per_second"], "rate")? / 8.0;
     let cpu = &end["cpu_utilization_percent"];
     let [client, server] =
@@ -77,15 +64,7 @@ fn figures(report: &Value, size: usize, seconds: f64) -> anyhow::Result<Figures>
     let ops = bytes_per_s * seconds / size as f64;
     let for_each = |percent: f64| percent / 100.0 * seconds * 1e9 / ops.max(1.0);
     let (client, server) = (for_each(client?), for_each(server?));
-    Ok(Figures {
-        rate: bytes_per_s / size as f64,
-        server_cpu: server,
-        total_cpu: server + client,
-        p50: None,
-        p99: None,
-        generator_bound: false,
-        disturbed: false,
-    })
+    Ok(Figures::of_pair(bytes_per_s / size as f64, client, server))
 }
 
 #[cfg(test)]
@@ -97,10 +76,9 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_found_however_they_are_written() {
+    fn a_bulk_goes_where_its_flag_says() {
         assert_eq!(direction(&words("bulk --dir down -c 4")), Some("down"));
         assert_eq!(direction(&words("bulk -c 4 --dir=both")), Some("both"));
-        assert_eq!(flag(&words("bulk -c 4"), ["-c", "--connections"]), Some("4"));
         assert_eq!(direction(&words("bulk")), None);
     }
 

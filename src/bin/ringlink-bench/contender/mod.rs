@@ -1,9 +1,10 @@
 //! What ringlink is compared with, written as its own documentation would have it written: the same buffers, the same
-//! socket options, one thread. Each verifies what ringlink verifies. iperf3 is the one that is not built in.
+//! socket options, one thread. Each verifies what ringlink verifies. Not built in are iperf3 and the pairs of a suite.
 
 mod blocks;
 pub(crate) mod frames;
 pub(crate) mod iperf3;
+pub(crate) mod pair;
 pub(crate) mod threads;
 pub(crate) mod tokio;
 pub(crate) mod tokio_uring;

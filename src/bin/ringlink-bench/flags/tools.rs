@@ -44,6 +44,9 @@ pub(crate) struct CompareFlags {
     /// Processors: cli=1,srv=0 [default: apart, where there are two].
     #[arg(long, value_name = "END=CPU,…", default_value = "auto")]
     pub(crate) pin: Pin,
+    /// Fail with 4 when a contender was not measured, or a run failed.
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// No line for each run.
     #[arg(short, long)]
     pub(crate) quiet: bool,
