@@ -11,6 +11,7 @@ const SYN_AGAIN: [std::ops::Range<u64>; 2] = [1_000_000_000..1_200_000_000, 3_00
 
 pub(super) fn checks(report: &Report, concurrency: Option<usize>, service: &Histogram) -> Vec<Check> {
     let mut checks = vec![conservation(report)];
+    checks.extend(links(report));
     if let Some(concurrency) = concurrency {
         checks.push(littles_law(report, concurrency, service));
     }
@@ -41,6 +42,14 @@ fn conservation(report: &Report) -> Check {
     let t = &report.totals;
     let told = format!("{} sent, {} verified, {} lost", t.sent, t.verified, t.lost);
     Check::new("conservation", t.sent == t.verified + t.lost, told)
+}
+
+/// What was given up here may have been opened there.
+fn links(report: &Report) -> Option<Check> {
+    let opened = *report.figures.get(super::LINKS_AT_FAR_END)?;
+    let t = &report.totals;
+    let told = format!("the far end opened {opened}, of {} dialed and {} verified here", t.sent, t.verified);
+    Some(Check::new("links", (t.verified as f64..=t.sent as f64).contains(&opened), told))
 }
 
 /// N = X R: what is under way is rate times time, or time was lost where nobody looked.
