@@ -331,7 +331,8 @@ mod tests {
         refused("connect --sources 4", "--engine epoll");
         refused("connect --hello --with tokio", "--hello");
         refused("connect --hello --with-rtt", "--hello");
-        refused("connect --hello -s 9", "--with-rtt");
+        refused("connect --hello --close rst", "--close rst");
+        refused("connect --hello -s 9", "--size");
         refused("connect --sources 255 --engine epoll", "--sources");
         refused("msg --hgrm x", "--hgrm");
         refused("bulk --threshold p99<1ms", "p99<1ms");

@@ -216,7 +216,7 @@ impl<'r> Collector<'r> {
             if opened >= self.tally.verified || clock::now() > deadline {
                 return Some(opened);
             }
-            thread::sleep(LOOK);
+            thread::park_timeout(LOOK);
         }
     }
 

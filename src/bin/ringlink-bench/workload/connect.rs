@@ -230,9 +230,7 @@ impl Connect {
         let unexplained = tally.lost.saturating_sub(tally.errors.sum());
         tally.errors.timeout += unexplained;
         if unexplained > 0 {
-            tally
-                .failure
-                .get_or_insert_with(|| "what was awaited of the far end did not come in time".into());
+            tally.failure.get_or_insert_with(|| "the far end did not answer in time".into());
         }
         self.gate.done(&self.news, tally);
         io.stop();
