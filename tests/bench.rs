@@ -117,6 +117,8 @@ fn results_are_as_the_schema_says() {
         "bulk --dir down --with tokio-uring",
         "bulk --dir both --with threads",
         "connect --with-rtt --close rst",
+        "connect --hello",
+        "connect --hello --with ringlink-tokio-uring --engine epoll",
         "idle -c 50 --active 5",
         "fan -c 5",
         "fan -c 5 --mode out --engine epoll",
@@ -194,6 +196,34 @@ fn a_faulty_server_is_found_out() {
     assert_eq!(result["status"], "error");
     assert!(result["totals"]["errors"]["corrupt"].as_u64() >= Some(1), "{result}");
     assert!(result["error"].as_str().is_some_and(|error| error.contains("is wrong")), "{result}");
+}
+
+#[test]
+fn a_handshake_is_counted_at_both_ends() {
+    let result = json(&format!("connect -c 4 --hello {SHORT}"), 0);
+    assert_eq!(result["figures"]["links_opened_at_far_end"].as_f64(), result["totals"]["verified"].as_f64());
+    assert_eq!(result["workload"]["engine"], "hello, uring");
+    let checks = result["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["name"] == "links" && check["ok"] == true), "{result}");
+}
+
+#[test]
+fn what_says_no_hello_is_found_out() {
+    let (mut echo, address) = serve(&["echo"]);
+    let web = plain(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")));
+    let mute = plain(|mut stream| drop(stream.read_to_end(&mut Vec::new())));
+    for (target, error, why) in [
+        (address, "corrupt", "our own hello came back"),
+        (web.to_string(), "corrupt", "the header of a frame is wrong"),
+        (mute.to_string(), "timeout", "did not answer in time"),
+    ] {
+        let result = json(&format!("connect {target} -c 1 --hello {SHORT} --timeout 100ms"), 3);
+        is_valid(&result);
+        assert!(result["totals"]["errors"][error].as_u64() >= Some(1), "{result}");
+        assert!(result["error"].as_str().is_some_and(|told| told.contains(why)), "{result}");
+    }
+    drop(echo.stdin.take());
+    echo.wait().unwrap();
 }
 
 /// A server of plain sockets, which does this with each connection.

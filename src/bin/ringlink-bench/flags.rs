@@ -329,6 +329,10 @@ mod tests {
         refused("msg --with tokio --busy-poll 50us", "--busy-poll");
         refused("bulk --dir both --verify off", "--verify");
         refused("connect --sources 4", "--engine epoll");
+        refused("connect --hello --with tokio", "--hello");
+        refused("connect --hello --with-rtt", "--hello");
+        refused("connect --hello --close rst", "--close rst");
+        refused("connect --hello -s 9", "--size");
         refused("connect --sources 255 --engine epoll", "--sources");
         refused("msg --hgrm x", "--hgrm");
         refused("bulk --threshold p99<1ms", "p99<1ms");

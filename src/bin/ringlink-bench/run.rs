@@ -20,6 +20,9 @@ use crate::workload::{Gate, Lengths, News, Tally};
 use crate::{clock, signals};
 use collect::{Collected, Collector};
 
+/// The figure of what the far end says of [`Job::are_links`].
+const LINKS_AT_FAR_END: &str = "links_opened_at_far_end";
+
 /// What a workload is to a run.
 pub(crate) struct Job<'f> {
     pub(crate) common: &'f CommonFlags,
@@ -29,6 +32,8 @@ pub(crate) struct Job<'f> {
     pub(crate) serve: Vec<String>,
     /// Operations under way at any time in a closed loop.
     pub(crate) concurrency: Option<usize>,
+    /// What is verified are links: the far end, where it is ours, has opened as many.
+    pub(crate) are_links: bool,
     /// True when the run ends by itself, not by time.
     pub(crate) ends_by_count: bool,
     pub(crate) workload: Workload,

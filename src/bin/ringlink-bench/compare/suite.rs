@@ -91,10 +91,12 @@ impl Contender {
         let kind = words.first().map_or("", String::as_str);
         let is_echo = matches!(kind, "echo" | "connect" | "idle")
             || (kind == "bulk" && iperf3::direction(&words) == Some("both"));
+        let says_hello = words.iter().any(|word| word == "--hello");
         match &self.how {
-            How::Command { .. } => is_echo,
+            How::Command { .. } => is_echo && !says_hello,
             How::Pair(_) => pair::carries(&words),
             How::BuiltIn(BuiltIn::Iperf3) => kind == "bulk",
+            How::BuiltIn(BuiltIn::With(backend)) if says_hello => backend.driver().is_some(),
             How::BuiltIn(BuiltIn::With(backend)) => !matches!(
                 (kind, backend),
                 ("msg", Backend::TokioUring)
@@ -273,6 +275,9 @@ mod tests {
             (built_in("iperf3"), "bulk --dir down", true),
             (built_in("iperf3"), "echo", false),
             (command.clone(), "connect --with-rtt", true),
+            (command.clone(), "connect --hello", false),
+            (built_in("tokio"), "connect --hello", false),
+            (built_in("ringlink-tokio-uring"), "connect --hello", true),
             (command.clone(), "bulk --dir both", true),
             (command.clone(), "bulk --dir=up", false),
             (command, "msg -s 64", false),

@@ -2,6 +2,8 @@
 //! hello and pong of a peer that is one only by what it says. The head is one word: the length in the low 24 bits, a
 //! kind above it, a check byte at the top.
 
+use std::ops::{Range, RangeInclusive};
+
 use ringlink::Mono;
 use ringlink::service::{Answer, Count};
 use sha2::{Digest as _, Sha256};
@@ -13,6 +15,8 @@ pub(crate) const HEADER: usize = 8;
 pub(crate) const BLOCK: usize = 256 << 10;
 const LOW: u64 = (1 << 56) - 1;
 const LENGTH: u64 = (1 << 24) - 1;
+/// Bytes of a hello: without TLVs, and with as many as there may be.
+const HELLO: RangeInclusive<usize> = 104..=1024;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +75,8 @@ pub(crate) fn take_answers(data: &mut Vec<u8>, answers: &mut Vec<Answer>) {
     }
 }
 
-/// The payload of a hello of the node with this number: what `link/hello.rs` of the library reads.
+/// The payload of a hello of the node with this number, another at any other time: what `link/hello.rs` of the library
+/// reads.
 pub(crate) fn hello(number: u32) -> Vec<u8> {
     let network = Sha256::new().chain_update(b"ringlink network\0").finalize();
     let (mut node, mut instance) = ([0; 32], [0; 16]);
@@ -91,6 +96,46 @@ pub(crate) fn hello(number: u32) -> Vec<u8> {
         &5000_u32.to_le_bytes(),       // heartbeat, ms
     ]
     .concat()
+}
+
+/// Whether `data` begins with the hello of a node with which the one that said `ours` can be linked; false while more of
+/// it has to come.
+pub(crate) fn is_hello(data: &[u8], ours: &[u8]) -> Result<bool, &'static str> {
+    match first(data)? {
+        Some((Kind::Hello, theirs, len)) => {
+            check_hello(theirs, ours)?;
+            match first(&data[len..])? {
+                Some((Kind::GoAway, ..)) => Err("go away was said after hello"),
+                Some(_) | None => Ok(true),
+            }
+        }
+        Some(_) => Err("the first frame is no hello"),
+        None if data.len() > HEADER + HELLO.end() => Err("the first frame is too long for a hello"),
+        None => Ok(false),
+    }
+}
+
+fn check_hello(theirs: &[u8], ours: &[u8]) -> Result<(), &'static str> {
+    if !HELLO.contains(&theirs.len()) {
+        return Err("a hello has 104 to 1024 bytes");
+    }
+    let is_ours = |part: Range<usize>| theirs[part.clone()] == ours[part];
+    let wrong = match () {
+        () if !is_ours(0..8) => "its hello is of another protocol",
+        () if !is_ours(8..28) => "its hello is of another version",
+        () if !is_ours(28..44) => "it is a node of another network",
+        () if is_ours(44..76) => "our own hello came back: is it an echo, and no node in message mode?",
+        () => return check_tlvs(&theirs[*HELLO.start()..]),
+    };
+    Err(wrong)
+}
+
+fn check_tlvs(mut tlvs: &[u8]) -> Result<(), &'static str> {
+    while let [_, low, high, rest @ ..] = tlvs {
+        let len = usize::from(u16::from_le_bytes([*low, *high]));
+        tlvs = rest.get(len..).ok_or("its hello is cut off")?;
+    }
+    if tlvs.is_empty() { Ok(()) } else { Err("its hello is cut off") }
 }
 
 /// The payload that answers a ping at once.
@@ -168,6 +213,43 @@ mod tests {
             let answer = Answer::decode(last).unwrap();
             assert_eq!((answer.messages, answer.bytes, answer.failures), (4, 301_072, 0), "{piece}");
         }
+    }
+
+    fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        write(kind, payload, &mut frame);
+        frame
+    }
+
+    #[test]
+    fn a_hello_is_taken_once_it_is_whole() {
+        let ours = hello(1);
+        let theirs = [&hello(2)[..], &[1, 2, 0, b'h', b'i']].concat();
+        let whole = frame(Kind::Hello, &theirs);
+        for len in 0..whole.len() {
+            assert_eq!(is_hello(&whole[..len], &ours), Ok(false), "{len}");
+        }
+        assert_eq!(is_hello(&whole, &ours), Ok(true));
+        let refused = [&whole[..], &frame(Kind::GoAway, &[0; 6])].concat();
+        assert!(is_hello(&refused, &ours).unwrap_err().contains("go away"));
+    }
+
+    #[test]
+    fn what_is_no_hello_is_called_so() {
+        let (ours, theirs) = (hello(1), hello(2));
+        let wrong = |kind, payload: &[u8]| is_hello(&frame(kind, payload), &ours).unwrap_err();
+        assert!(wrong(Kind::Hello, &ours).contains("our own hello"));
+        assert!(wrong(Kind::Data, &theirs).contains("no hello"));
+        assert!(wrong(Kind::Hello, &theirs[..103]).contains("104"));
+        assert!(wrong(Kind::Hello, &[&theirs[..], &[1, 9, 0, 0]].concat()).contains("cut off"));
+        assert!(wrong(Kind::Hello, &[&theirs[..], &[1]].concat()).contains("cut off"));
+        for (place, why) in [(0, "protocol"), (10, "version"), (20, "version"), (43, "network")] {
+            let mut theirs = theirs.clone();
+            theirs[place] ^= 2;
+            assert!(wrong(Kind::Hello, &theirs).contains(why), "{place}");
+        }
+        assert!(is_hello(&frame(Kind::Hello, &[0; 2000])[..1500], &ours).is_err());
+        assert!(is_hello(b"HTTP/1.1 400 Bad Request", &ours).is_err());
     }
 
     #[test]

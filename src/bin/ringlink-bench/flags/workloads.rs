@@ -146,7 +146,10 @@ pub(crate) struct ConnectFlags {
     /// Send a request on each, and verify its answer, before it is closed.
     #[arg(long)]
     pub(crate) with_rtt: bool,
-    /// Bytes of that request.
+    /// Say hello on each, as a ringlink node in message mode does: it is made once the far end's hello has come.
+    #[arg(long, conflicts_with_all = ["with_rtt", "size"])]
+    pub(crate) hello: bool,
+    /// Bytes of the request of --with-rtt.
     #[arg(short, long, default_value = "64", value_parser = parse_piece, requires = "with_rtt")]
     pub(crate) size: usize,
     /// Dial from so many addresses in turn, 127.0.0.1 to 127.0.0.N: each has its own ports to use up.
@@ -273,6 +276,15 @@ impl BulkFlags {
 
 impl ConnectFlags {
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.hello && self.ends.with.driver().is_none() {
+            return Err(format!("'--hello' is for nodes, which '--with {}' is not", self.ends.with));
+        }
+        // A node says hello at once, so its hello does not tell that it has read ours.
+        if self.hello && self.close == CloseBy::Rst {
+            return Err(
+                "'--hello' with '--close rst' cannot be: a reset takes back what is not read yet".into()
+            );
+        }
         if self.sources > 1 && self.ends.engine != Engine::Epoll {
             return Err(
                 "'--sources' needs '--engine epoll': a node does not choose where it dials from".into()

@@ -54,7 +54,8 @@ impl FromStr for Change {
 pub(crate) fn diff(old: &Report, new: &Report, tests: &[Change]) -> (String, bool) {
     let (mut text, mut failed) = (String::new(), false);
     let mut line = |line: String| writeln!(text, "{line}").expect("a string takes all");
-    if old.workload.kind != new.workload.kind || old.workload.size != new.workload.size {
+    let load = |of: &Report| (of.workload.kind.clone(), of.workload.engine.clone(), of.workload.size.clone());
+    if load(old) != load(new) {
         line("WARNING: these are results of different loads".into());
     }
     for (name, of, how) in FIGURES {

@@ -11,6 +11,7 @@ const SYN_AGAIN: [std::ops::Range<u64>; 2] = [1_000_000_000..1_200_000_000, 3_00
 
 pub(super) fn checks(report: &Report, concurrency: Option<usize>, service: &Histogram) -> Vec<Check> {
     let mut checks = vec![conservation(report)];
+    checks.extend(links(report));
     if let Some(concurrency) = concurrency {
         checks.push(littles_law(report, concurrency, service));
     }
@@ -41,6 +42,16 @@ fn conservation(report: &Report) -> Check {
     let t = &report.totals;
     let told = format!("{} sent, {} verified, {} lost", t.sent, t.verified, t.lost);
     Check::new("conservation", t.sent == t.verified + t.lost, told)
+}
+
+/// What was given up here may have been opened there. Of several loops one may have to tell another to open a link, which
+/// may have ended by then.
+fn links(report: &Report) -> Option<Check> {
+    let opened = *report.figures.get(super::LINKS_AT_FAR_END)?;
+    let t = &report.totals;
+    let share = if report.workload.loops > 1 { 0.99 } else { 1.0 };
+    let told = format!("the far end opened {opened}, of {} dialed and {} verified here", t.sent, t.verified);
+    Some(Check::new("links", (t.verified as f64 * share..=t.sent as f64).contains(&opened), told))
 }
 
 /// N = X R: what is under way is rate times time, or time was lost where nobody looked.
@@ -79,4 +90,28 @@ fn neighbours(report: &Report) -> [Check; 2] {
     let told = format!("others used {:.0} % of a processor", others * 100.0);
     // Without the server's process its work is among the others'.
     [steal, Check::new("neighbours", report.cost.server.is_none() || others <= 0.10, told)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_far_end_has_the_links_that_were_verified() {
+        let mut report = Report::failed("connect", None, String::new());
+        assert!(links(&report).is_none());
+        (report.totals.sent, report.totals.verified) = (1000, 900);
+        for (opened, loops, ok) in [
+            (899.0, 1, false),
+            (900.0, 1, true),
+            (1000.0, 1, true),
+            (1001.0, 1, false),
+            (891.0, 2, true),
+            (890.0, 2, false),
+        ] {
+            report.workload.loops = loops;
+            report.figures.insert(super::super::LINKS_AT_FAR_END.into(), opened);
+            assert_eq!(links(&report).unwrap().ok, ok, "{opened} of {loops} loops");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -17,7 +18,7 @@ use crate::report::{Cost, Interval, Rate, text};
 use crate::tcp_info;
 use crate::workload::{Gate, News, Sample, Tally, Times};
 
-use super::Job;
+use super::{Job, LINKS_AT_FAR_END};
 
 /// Until all connections are open.
 const OPENING: Duration = Duration::from_secs(60);
@@ -101,6 +102,8 @@ impl<'r> Collector<'r> {
         let tcp_info = tcp_info::Both::of(self.target.port(), self.target.is_ipv6());
         self.gate.release();
         self.listen_until(u64::MAX, &times)?;
+        let links = self.links_at_far_end(times.patience);
+        self.tally.figures.extend(links.map(|links| (LINKS_AT_FAR_END.into(), links as f64)));
         let intervals = self.intervals();
         let has_server = self.server.is_some();
         Ok(Collected {
@@ -201,6 +204,19 @@ impl<'r> Collector<'r> {
             client: Process::of(std::process::id()),
             machine: Machine::now(),
             enters: self.far.as_mut().and_then(|far| far.counter("enters")),
+        }
+    }
+
+    /// How many the far end has opened; it may still be at the last of them.
+    fn links_at_far_end(&mut self, patience: u64) -> Option<u64> {
+        let far = self.far.as_mut().filter(|_| self.job.are_links)?;
+        let deadline = clock::now().saturating_add(patience);
+        loop {
+            let opened = far.counter("opened")?;
+            if opened >= self.tally.verified || clock::now() > deadline {
+                return Some(opened);
+            }
+            thread::park_timeout(LOOK);
         }
     }
 

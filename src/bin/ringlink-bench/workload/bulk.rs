@@ -38,6 +38,7 @@ pub(crate) fn run(flags: &BulkFlags) -> anyhow::Result<Report> {
         with: flags.ends.with,
         serve,
         concurrency: None,
+        are_links: false,
         ends_by_count: false,
         workload: Workload {
             kind: "bulk".into(),

@@ -1,5 +1,6 @@
 //! Connections made and closed, over and over: so many dials under way at any time. Connect times are from the dial to the
-//! established connection; with `--with-rtt` each also carries a verified request and its answer before it is closed.
+//! established connection. With `--with-rtt` each also carries a verified request and its answer before it is closed; with
+//! `--hello` each is established only when both ends have said hello, by the few lines of `contender/frames.rs`.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -8,6 +9,7 @@ use ringlink::service::{Pattern, Word};
 
 use super::{GATE_TICK, Gate, Intervals, Lengths, News, Tally, Times};
 use crate::clock;
+use crate::contender::frames::{self, Kind};
 use crate::engine::{Close, Ended, Io, Lane, Load, Wiring};
 use crate::flags::ConnectFlags;
 use crate::report::{Report, Workload};
@@ -16,18 +18,20 @@ use crate::run::Job;
 /// Connects as the flags say.
 pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
     let (common, close) = (&flags.common, Close::from(flags.close));
-    let request = if flags.with_rtt { flags.size } else { 0 };
+    let errand = Errand::of(flags);
+    let serve = if flags.hello { "msg" } else { "echo" };
     let job = Job {
         common,
         connections: flags.connections,
         with: flags.ends.with,
         // Closed ones linger at the far end: there must be room for both.
-        serve: vec!["echo".into(), format!("--connections={}", 4 * flags.connections + 1024)],
+        serve: vec![serve.into(), format!("--connections={}", 4 * flags.connections + 1024)],
         concurrency: None,
+        are_links: flags.hello,
         ends_by_count: false,
         workload: Workload {
             kind: "connect".into(),
-            engine: flags.ends.engine.to_string(),
+            engine: format!("{}{}", if flags.hello { "hello, " } else { "" }, flags.ends.engine),
             size: if flags.with_rtt { flags.size.to_string() } else { String::new() },
             ..Workload::default()
         },
@@ -37,7 +41,7 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
     job.run(|share, wiring| {
         let load = Connect {
             close,
-            request,
+            errand,
             lengths,
             first: share.first,
             gate: share.gate,
@@ -57,21 +61,51 @@ pub(crate) fn run(flags: &ConnectFlags) -> anyhow::Result<Report> {
     })
 }
 
+/// What a connection does before it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    Nothing,
+    /// Sends so many bytes, and hears them again.
+    Request(usize),
+    /// Says hello as a node of its own, and hears the far end's.
+    Hello,
+}
+
+impl Errand {
+    fn of(flags: &ConnectFlags) -> Self {
+        match (flags.hello, flags.with_rtt) {
+            (true, _) => Self::Hello,
+            (false, true) => Self::Request(flags.size),
+            (false, false) => Self::Nothing,
+        }
+    }
+
+    /// Bytes that are payload.
+    fn payload(self) -> u64 {
+        match self {
+            Self::Request(size) => size as u64,
+            Self::Nothing | Self::Hello => 0,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Attempt {
     dialed: u64,
     open: bool,
     /// How many there were on this lane: which request is sent.
     number: u64,
-    /// So much of the answer has come and is right.
+    /// So much of the answer to a request has come and is right.
     at: usize,
+    /// The payload of our hello, and what has come of the far end's frame.
+    hello: Vec<u8>,
+    heard: Vec<u8>,
     done: bool,
 }
 
 struct Connect {
     close: Close,
-    /// Bytes of the request on each connection; 0 for none.
-    request: usize,
+    errand: Errand,
     lengths: Lengths,
     first: u32,
     gate: Arc<Gate>,
@@ -97,13 +131,51 @@ impl Connect {
         io.dial(lane);
     }
 
+    /// Among the lanes of all threads.
+    fn number(&self, lane: Lane) -> u32 {
+        self.first + u32::try_from(lane).expect("a thread has fewer lanes than a word can tell apart")
+    }
+
     fn word(&self, lane: Lane) -> Word {
-        let number = u32::try_from(lane).expect("a thread has fewer lanes than a word can tell apart");
-        Word::data(self.first + number, self.lanes[lane].number)
+        Word::data(self.number(lane), self.lanes[lane].number)
     }
 
     fn is_measured(&self, time: u64) -> bool {
         self.times.is_some_and(|times| time >= times.from && time < times.until)
+    }
+
+    fn established(&mut self, lane: Lane) {
+        let dialed = self.lanes[lane].dialed;
+        if self.is_measured(dialed) {
+            self.tally.service.record(clock::now() - dialed);
+        }
+    }
+
+    /// Takes a part of what the far end answers; true when that was the last.
+    fn hear(&mut self, lane: Lane, data: &[u8]) -> Result<bool, &'static str> {
+        let word = self.word(lane);
+        let attempt = &mut self.lanes[lane];
+        match self.errand {
+            Errand::Nothing => Ok(false),
+            Errand::Request(size) => {
+                let surplus = attempt.at + data.len() > size;
+                if surplus || self.pattern.differs(word, attempt.at, data).is_some() {
+                    return Err("an answer is wrong");
+                }
+                attempt.at += data.len();
+                self.tally.bytes_rx += data.len() as u64;
+                Ok(attempt.at == size)
+            }
+            Errand::Hello => {
+                self.tally.bytes_rx += data.len() as u64;
+                attempt.heard.extend_from_slice(data);
+                let is_there = frames::is_hello(&attempt.heard, &attempt.hello)?;
+                if is_there {
+                    self.established(lane);
+                }
+                Ok(is_there)
+            }
+        }
     }
 
     /// The connection did what it was for.
@@ -115,9 +187,9 @@ impl Connect {
             && let Some(intervals) = &mut self.intervals
         {
             self.tally.measured_ops += 1;
-            self.tally.measured_bytes += self.request as u64;
+            self.tally.measured_bytes += self.errand.payload();
             intervals.pass(now);
-            intervals.count(self.request as u64, now - self.lanes[lane].dialed);
+            intervals.count(self.errand.payload(), now - self.lanes[lane].dialed);
         }
         io.close(lane, self.close);
     }
@@ -157,6 +229,9 @@ impl Connect {
         tally.lost = tally.sent - tally.verified;
         let unexplained = tally.lost.saturating_sub(tally.errors.sum());
         tally.errors.timeout += unexplained;
+        if unexplained > 0 {
+            tally.failure.get_or_insert_with(|| "the far end did not answer in time".into());
+        }
         self.gate.done(&self.news, tally);
         io.stop();
     }
@@ -170,38 +245,40 @@ impl Load for Connect {
     }
 
     fn opened(&mut self, io: &mut dyn Io, lane: Lane) {
-        let now = clock::now();
-        let attempt = &mut self.lanes[lane];
-        attempt.open = true;
-        let took = now - attempt.dialed;
-        if self.is_measured(self.lanes[lane].dialed) {
-            self.tally.service.record(took);
-        }
-        if self.request == 0 {
-            return self.complete(io, lane);
-        }
+        self.lanes[lane].open = true;
         self.scratch.clear();
-        self.pattern.write(self.word(lane), self.request, &mut self.scratch);
+        match self.errand {
+            Errand::Nothing => {
+                self.established(lane);
+                return self.complete(io, lane);
+            }
+            Errand::Request(size) => {
+                self.established(lane);
+                self.pattern.write(self.word(lane), size, &mut self.scratch);
+            }
+            Errand::Hello => {
+                let hello = frames::hello(self.number(lane));
+                frames::write(Kind::Hello, &hello, &mut self.scratch);
+                self.lanes[lane].hello = hello;
+            }
+        }
         io.send(lane, &self.scratch);
-        self.tally.bytes_tx += self.request as u64;
+        self.tally.bytes_tx += self.scratch.len() as u64;
     }
 
     fn received(&mut self, io: &mut dyn Io, lane: Lane, data: &[u8]) {
-        let attempt = &self.lanes[lane];
-        if attempt.done || self.stopped {
+        if self.lanes[lane].done || self.stopped {
             return;
         }
-        let surplus = attempt.at + data.len() > self.request;
-        if surplus || self.pattern.differs(self.word(lane), attempt.at, data).is_some() {
-            self.tally.errors.corrupt += 1;
-            self.tally.failure.get_or_insert_with(|| "an answer is wrong".into());
-            self.lanes[lane].done = true;
-            return io.close(lane, Close::Reset);
-        }
-        self.lanes[lane].at += data.len();
-        self.tally.bytes_rx += data.len() as u64;
-        if self.lanes[lane].at == self.request {
-            self.complete(io, lane);
+        match self.hear(lane, data) {
+            Ok(true) => self.complete(io, lane),
+            Ok(false) => {}
+            Err(why) => {
+                self.tally.errors.corrupt += 1;
+                self.tally.failure.get_or_insert_with(|| why.into());
+                self.lanes[lane].done = true;
+                io.close(lane, Close::Reset);
+            }
         }
     }
 

@@ -38,6 +38,7 @@ pub(crate) fn run(flags: &FanFlags) -> anyhow::Result<Report> {
         with: flags.ends.with,
         serve: vec!["msg".into(), format!("--connections={}", flags.connections + 16)],
         concurrency: None,
+        are_links: false,
         ends_by_count: false,
         workload: Workload {
             kind: "fan".into(),

@@ -34,6 +34,7 @@ pub(crate) fn run(flags: &MsgFlags) -> anyhow::Result<Report> {
         with: flags.with,
         serve: vec!["msg".into(), format!("--connections={}", flags.connections + 16)],
         concurrency: None,
+        are_links: false,
         ends_by_count: false,
         workload: Workload {
             kind: "msg".into(),

@@ -17,6 +17,7 @@ pub(crate) fn run(flags: &EchoFlags) -> anyhow::Result<Report> {
         with: flags.ends.with,
         serve: vec!["echo".into(), format!("--connections={}", connections + 16)],
         concurrency: (flags.rate.is_none() && flags.count.is_none()).then_some(connections * pipeline),
+        are_links: false,
         ends_by_count: flags.count.is_some(),
         workload: Workload {
             kind: "echo".into(),
@@ -61,6 +62,7 @@ pub(crate) fn run_idle(flags: &IdleFlags) -> anyhow::Result<Report> {
         with: flags.ends.with,
         serve: vec!["echo".into(), format!("--connections={}", connections + 16)],
         concurrency: None,
+        are_links: false,
         ends_by_count: false,
         workload: Workload {
             kind: "idle".into(),
