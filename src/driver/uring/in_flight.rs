@@ -63,7 +63,7 @@ impl fmt::Debug for SendOp {
 pub(crate) struct SpareSends(Vec<Box<SendOp>>);
 
 impl SpareSends {
-    const MOST: usize = 256;
+    const MOST: usize = 1024;
 
     pub(crate) fn take(&mut self, batch: Batch) -> Box<SendOp> {
         let mut op = self.0.pop().unwrap_or_else(|| Box::new(SendOp::new()));
