@@ -1,6 +1,6 @@
 //! Plain connections that come and go: most want back all they sent, some are slow, some reset in the middle.
 
-use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable};
+use std::io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -66,8 +66,8 @@ fn work(shared: &Shared, to: SocketAddr, mut random: Random) {
         let data = random.bytes(length as usize);
         let mut stream = match TcpStream::connect(to) {
             Ok(stream) => stream,
-            // The cable is cut.
-            Err(error) if matches!(error.kind(), NetworkUnreachable | HostUnreachable) => {
+            // The cable is cut; or all ports of this end wait for the minute after their last connection.
+            Err(error) if matches!(error.kind(), NetworkUnreachable | HostUnreachable | AddrNotAvailable) => {
                 pause(Duration::from_millis(50));
                 continue;
             }
