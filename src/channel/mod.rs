@@ -253,10 +253,6 @@ impl Channel {
         self.phase
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
-    }
-
     /// True when the last event was given: the channel can be removed and its slot freed.
     pub(crate) fn is_finished(&self) -> bool {
         self.facts.reported

@@ -11,6 +11,15 @@ struct Row {
     is_dirty: bool,
 }
 
+impl Row {
+    #[inline]
+    fn touch(&mut self, dirty: &mut Vec<ChannelId>) {
+        if !std::mem::replace(&mut self.is_dirty, true) {
+            dirty.push(self.channel.id());
+        }
+    }
+}
+
 /// Invariant: a row holds the channel whose id has its slot; `count` rows are filled.
 #[derive(Debug)]
 pub(crate) struct ChannelTable {
@@ -89,17 +98,15 @@ impl ChannelTable {
     pub(crate) fn touch(&mut self, id: ChannelId) -> Option<&mut Channel> {
         let index = self.index(id)?;
         let row = row_of(&mut self.rows, index, id)?;
-        if !std::mem::replace(&mut row.is_dirty, true) {
-            self.dirty.push(id);
-        }
+        row.touch(&mut self.dirty);
         Some(&mut row.channel)
     }
 
     /// Walks all channels; those `change` says it changed are touched.
     pub(crate) fn touch_each(&mut self, mut change: impl FnMut(&mut Channel) -> bool) {
         for row in self.rows.iter_mut().flatten() {
-            if change(&mut row.channel) && !std::mem::replace(&mut row.is_dirty, true) {
-                self.dirty.push(row.channel.id());
+            if change(&mut row.channel) {
+                row.touch(&mut self.dirty);
             }
         }
     }

@@ -404,8 +404,7 @@ impl Core {
         let (mut taken, common) = (0, Common::new(bytes, self.settings.mode));
         let (pool, refused) = (&mut self.pool, &self.settings.counters.broadcasts_refused);
         self.channels.touch_each(|channel| {
-            let sent =
-                if channel.is_open() { channel.send_common(&common, pool) } else { Err(SendError::NotOpen) };
+            let sent = channel.send_common(&common, pool);
             match sent {
                 Ok(()) => taken += 1,
                 Err(SendError::WouldBlock { .. }) => refused.add(1),

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum as _;
 use serde::Deserialize;
 
-use crate::contender::{iperf3, pair};
+use crate::contender::{self, iperf3, pair};
 use crate::far_end::FarEnd;
 use crate::flags::{Backend, CompareFlags};
 
@@ -111,8 +110,9 @@ impl Contender {
         else {
             return Ok(());
         };
-        let program = command.split_whitespace().next().unwrap_or_default();
-        ensure!(Path::new(program).exists(), "there is no {program} in this folder; {built_by} builds it");
+        let command = contender::program(command)?;
+        let program = Path::new(command.get_program());
+        ensure!(program.exists(), "there is no {} in this folder; {built_by} builds it", program.display());
         Ok(())
     }
 }
@@ -204,10 +204,7 @@ impl Suite {
 /// Starts a contender's command.
 pub(super) fn start(command: &str, port: Option<u16>, processor: Option<usize>) -> anyhow::Result<FarEnd> {
     let command = command.replace("{port}", &port.map_or_else(String::new, |port| port.to_string()));
-    let mut words = command.split_whitespace();
-    let mut program = Command::new(words.next().context("the command is empty")?);
-    program.args(words);
-    FarEnd::start(program, processor, port)
+    FarEnd::start(contender::program(&command)?, processor, port)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(crate) mod tokio_uring;
 
 use std::io;
 use std::net::TcpListener;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +44,14 @@ fn listen(flags: &ServeFlags) -> anyhow::Result<TcpListener> {
     };
     let socket = bind().with_context(|| format!("cannot listen on {}", flags.listen))?;
     Ok(socket.into())
+}
+
+/// A command line of a suite as the program it names and its words.
+pub(crate) fn program(line: &str) -> anyhow::Result<Command> {
+    let mut words = line.split_whitespace();
+    let mut program = Command::new(words.next().context("the command is empty")?);
+    program.args(words);
+    Ok(program)
 }
 
 /// Runs a server until its standard input ends, where it is supervised, or for good.

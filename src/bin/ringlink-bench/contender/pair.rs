@@ -64,9 +64,8 @@ pub(crate) fn measure(command: &str, words: &[String], block: &Block) -> anyhow:
 }
 
 fn run(command: &str, size: usize, block: &Block) -> anyhow::Result<Figures> {
-    let mut words = command.split_whitespace();
-    let mut command = Command::new(words.next().context("the command is empty")?);
-    command.args(words).arg(format!("--size={size}"));
+    let mut command = super::program(command)?;
+    command.arg(format!("--size={size}"));
     command.arg(format!("--warmup={}", block.warmup.as_secs_f64()));
     command.arg(format!("--duration={}", block.duration.as_secs_f64()));
     let pin = block.pin();

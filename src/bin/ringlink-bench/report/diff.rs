@@ -54,8 +54,8 @@ impl FromStr for Change {
 pub(crate) fn diff(old: &Report, new: &Report, tests: &[Change]) -> (String, bool) {
     let (mut text, mut failed) = (String::new(), false);
     let mut line = |line: String| writeln!(text, "{line}").expect("a string takes all");
-    let load = |of: &Report| (of.workload.kind.clone(), of.workload.engine.clone(), of.workload.size.clone());
-    if load(old) != load(new) {
+    let [before, after] = [old, new].map(|r| (&r.workload.kind, &r.workload.engine, &r.workload.size));
+    if before != after {
         line("WARNING: these are results of different loads".into());
     }
     for (name, of, how) in FIGURES {
