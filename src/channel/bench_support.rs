@@ -79,7 +79,7 @@ impl Table {
             debug_assert!(found.is_some());
         }
         let touched = self.channels.take_dirty();
-        let found = touched.iter().filter(|id| self.channels.get(**id).is_some()).count();
+        let found = touched.iter().filter(|id| self.channels.clean(**id).is_some()).count();
         self.channels.give_back_dirty(touched);
         found
     }

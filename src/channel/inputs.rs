@@ -132,6 +132,11 @@ impl Channel {
         }
     }
 
+    /// True when a batch that came back leaves nothing to be sent, told or done, and no deadline is nearer than it was.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.phase == Phase::Open && self.outbox.is_empty() && !self.facts.drained && !self.facts.fin_wanted
+    }
+
     fn handle_send_failed(&mut self, errno: Errno, pool: &mut ChunkPool, now: Mono) {
         self.discard_outbox(pool);
         match self.phase {

@@ -7,7 +7,7 @@ use crate::id::ChannelId;
 #[derive(Debug)]
 struct Row {
     channel: Box<Channel>,
-    /// True exactly when the id is on the dirty list.
+    /// True exactly when the id is on a dirty list, or is on the taken one and still to be looked at.
     is_dirty: bool,
 }
 
@@ -120,15 +120,18 @@ impl ChannelTable {
         !self.dirty.is_empty()
     }
 
-    /// The channels touched since the last call, each once. Goes back by `give_back_dirty`, for its memory.
+    /// The channels touched since the last call, each once, to be gone through with [`ChannelTable::clean`]. Goes back by
+    /// `give_back_dirty`, for its memory.
     pub(crate) fn take_dirty(&mut self) -> Vec<ChannelId> {
-        let taken = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare));
-        for &id in &taken {
-            if let Some(row) = self.row_mut(id) {
-                row.is_dirty = false;
-            }
-        }
-        taken
+        std::mem::replace(&mut self.dirty, std::mem::take(&mut self.spare))
+    }
+
+    /// A channel of the taken list, to be looked at now: touched again, it is for the next list.
+    #[inline]
+    pub(crate) fn clean(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        let row = self.row_mut(id)?;
+        row.is_dirty = false;
+        Some(&mut row.channel)
     }
 
     pub(crate) fn give_back_dirty(&mut self, mut taken: Vec<ChannelId>) {
@@ -208,13 +211,20 @@ mod tests {
         let taken = table.take_dirty();
         assert_eq!(taken.len(), 4);
         assert!(!table.has_dirty());
-        // Touched again while the list is walked: it is on the next one.
-        table.mark_dirty(id(2, 1));
+        // Touched while the list is walked, one before its turn and one after it: that one is on the next list.
+        table.mark_dirty(id(1, 1));
+        for &id in &taken {
+            assert!(table.clean(id).is_some());
+            if id.slot() == 2 {
+                table.mark_dirty(id);
+            }
+        }
         table.check();
         let place = taken.as_ptr();
         table.give_back_dirty(taken);
         let next = table.take_dirty();
         assert_eq!(next, [id(2, 1)]);
+        assert!(table.clean(id(2, 1)).is_some());
         table.give_back_dirty(next);
         table.mark_dirty(id(0, 1));
         let third = table.take_dirty();
@@ -229,6 +239,7 @@ mod tests {
         table.insert(some_channel(id(0, 2)));
         table.check();
         assert_eq!(table.take_dirty(), [id(0, 1), id(0, 2)]);
+        assert!(table.clean(id(0, 1)).is_none() && table.clean(id(0, 2)).is_some());
         table.check();
     }
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use crate::addr::{Address, Endpoint};
 use crate::channel::{Channel, ChannelTable, ChunkPool, Common, Settings};
 use crate::clock::Mono;
-use crate::driver::{Accepted, ListenerId, Submission};
-use crate::error::{CloseReason, ClosedBy, DialError, SendError};
+use crate::driver::{Accepted, Batch, ListenerId, Submission};
+use crate::error::{CloseReason, ClosedBy, DialError, Errno, SendError};
 use crate::id::ChannelId;
 use crate::link::Link;
 use crate::node::admission::{Rarely, Strangers};
@@ -413,6 +413,17 @@ impl Core {
             sent.is_ok()
         });
         taken
+    }
+
+    /// A batch has come back. True when something follows from it.
+    pub(crate) fn take_back(&mut self, id: ChannelId, batch: Batch, error: Option<Errno>) -> bool {
+        let Some(channel) = self.channels.get_mut(id) else {
+            debug_assert!(false, "{id}: a batch of a channel that is gone");
+            return false;
+        };
+        channel.handle_sent(batch, error, &mut self.pool, self.now);
+        // Those who post look how full the outbox is.
+        !channel.is_at_rest() || self.posted_sends
     }
 
     // What is left of a channel's turn.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::channel::{self, Event};
 use crate::config::Mode;
-use crate::driver::{Completion, Driver, ListenerId, Wait};
+use crate::driver::{Batch, Completion, Driver, ListenerId, Wait};
 use crate::error::{CloseReason, CloseReport, ClosedBy, DriverError, Errno, NodeError};
 use crate::id::ChannelId;
 use crate::node::context::Context;
@@ -150,16 +150,20 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     }
 
     fn settle(&mut self, id: ChannelId) {
-        self.parts().deliver_held(id);
+        let Some(channel) = self.core.channels.clean(id) else { return };
+        if channel.has_deliverable() {
+            self.parts().deliver_held(id);
+        }
         let now = self.core.now;
-        loop {
-            let Some(channel) = self.core.channels.get_mut(id) else { return };
-            let Some(submission) = channel.next_submission(&mut self.core.pool, now) else { break };
+        let Some(channel) = self.core.channels.get_mut(id) else { return };
+        while let Some(submission) = channel.next_submission(&mut self.core.pool, now) {
             self.driver.submit(submission);
         }
-        // Its last submission may have been its end.
-        self.parts().deliver_held(id);
-        self.core.leave(id);
+        if channel.is_ending() {
+            // Its last submission may have been its end.
+            self.parts().deliver_held(id);
+            self.core.leave(id);
+        }
         self.parts().open_admitted();
         self.core.arm_timer(id);
         self.core.publish(id);
@@ -253,21 +257,19 @@ impl<H: Handler> Turn<'_, H> {
         let now = self.core.now;
         match completion {
             Completion::Received { channel, bytes } => self.deliver(channel, bytes),
-            Completion::Sent { channel, batch, error } => self.advance(channel, |channel, pool| {
-                channel.handle_sent(batch, error, pool, now);
-            }),
-            Completion::PeerEof { channel } => self.advance(channel, |channel, _| channel.handle_eof(now)),
+            Completion::Sent { channel, batch, error } => self.sent(channel, batch, error),
+            Completion::PeerEof { channel } => self.advance(channel, |channel| channel.handle_eof(now)),
             Completion::ReceiveFailed { channel, errno } => {
-                self.advance(channel, |channel, _| channel.handle_receive_failed(errno, now));
+                self.advance(channel, |channel| channel.handle_receive_failed(errno, now));
             }
             Completion::Dialed { channel, local, peer } => {
                 let link = self.core.new_link();
-                self.advance(channel, |channel, _| channel.handle_dialed(local, peer, link, now));
+                self.advance(channel, |channel| channel.handle_dialed(local, peer, link, now));
             }
             Completion::DialFailed { channel, errno } => {
-                self.advance(channel, |channel, _| channel.handle_dial_failed(errno, now));
+                self.advance(channel, |channel| channel.handle_dial_failed(errno, now));
             }
-            Completion::Closed { channel } => self.advance(channel, |channel, _| channel.handle_closed(now)),
+            Completion::Closed { channel } => self.advance(channel, |channel| channel.handle_closed(now)),
             Completion::Accepted { listener, socket, local, peer } => {
                 if let Some(id) = self.core.accept(listener, socket, (local, peer)) {
                     self.deliver(id, &[]);
@@ -292,18 +294,21 @@ impl<H: Handler> Turn<'_, H> {
     }
 
     /// Tells the channel what happened, and the handler what that means.
-    fn advance(
-        &mut self,
-        id: ChannelId,
-        happened: impl FnOnce(&mut channel::Channel, &mut channel::ChunkPool),
-    ) {
-        let Some((channel, pool)) = self.core.touch(id) else {
+    fn advance(&mut self, id: ChannelId, happened: impl FnOnce(&mut channel::Channel)) {
+        let Some((channel, _)) = self.core.touch(id) else {
             debug_assert!(false, "{id}: a completion for a channel that is gone");
             return;
         };
-        happened(channel, pool);
+        happened(channel);
         if channel.has_deliverable() {
             self.deliver(id, &[]);
+        }
+    }
+
+    /// The most frequent completion beside [`Completion::Received`], and most of the time nothing follows from it.
+    fn sent(&mut self, id: ChannelId, batch: Batch, error: Option<Errno>) {
+        if self.core.take_back(id, batch, error) {
+            self.advance(id, |_| {});
         }
     }
 
@@ -312,25 +317,26 @@ impl<H: Handler> Turn<'_, H> {
         let now = self.core.now;
         self.core.channels.mark_dirty(id);
         loop {
-            self.deliver_messages(id, &mut bytes);
+            self.deliver_payloads(id, &mut bytes);
             let Some(channel) = self.core.channels.get_mut(id) else { return };
-            let Some(event) = channel.next_event(&mut bytes, now) else { break };
+            let Some(event) = channel.next_event(&mut bytes, now) else { return channel.hold(bytes) };
             self.tell(id, event);
-        }
-        if let Some(channel) = self.core.channels.get_mut(id) {
-            channel.hold(bytes);
         }
     }
 
-    /// The many messages a buffer may have, in one go. Whatever is not as simple is left to [`Turn::deliver`], and all of a
-    /// stream is.
-    fn deliver_messages(&mut self, id: ChannelId, bytes: &mut &[u8]) {
-        if bytes.is_empty() || self.core.settings.mode == Mode::Stream {
+    /// The many messages a buffer may have, in one go, or the bytes of a stream. Whatever is not as simple is left to
+    /// [`Turn::deliver`].
+    fn deliver_payloads(&mut self, id: ChannelId, bytes: &mut &[u8]) {
+        if bytes.is_empty() {
             return;
         }
+        let mode = self.core.settings.mode;
         let told = self.call(|handler, cx| {
-            while let Some(message) = cx.next_message(id, bytes) {
-                handler.on_message(cx, id, message);
+            while let Some(payload) = cx.next_payload(id, bytes) {
+                match mode {
+                    Mode::Stream => handler.on_data(cx, id, payload),
+                    Mode::Message => handler.on_message(cx, id, payload),
+                }
             }
         });
         self.fail_after_panic(id, told);
