@@ -115,6 +115,13 @@ impl fmt::Display for Address {
     }
 }
 
+/// Both ends of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    pub(crate) local: Endpoint,
+    pub(crate) peer: Endpoint,
+}
+
 /// One end of a connection, as its socket knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

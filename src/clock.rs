@@ -29,8 +29,8 @@ impl Add<Duration> for Mono {
 
     /// Saturates at the end of the clock, which is never reached: 584 years.
     fn add(self, duration: Duration) -> Self {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(nanos))
+        let nanos = u64::from(duration.subsec_nanos());
+        Self(duration.as_secs().saturating_mul(1_000_000_000).saturating_add(nanos).saturating_add(self.0))
     }
 }
 

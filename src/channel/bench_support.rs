@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::outbox::{MAX_SEGMENTS, Outbox};
 use super::{Channel, ChannelTable, ChunkPool, Settings};
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::config::{Limits, Mode};
 use crate::driver::{Accepted, ListenerId};
@@ -59,7 +59,7 @@ impl Table {
                 id,
                 ListenerId(0),
                 socket,
-                (end(), end()),
+                Box::new(Endpoints { local: end(), peer: end() }),
                 link,
                 settings,
                 now,

@@ -1,9 +1,7 @@
-//! The memory of sends: buffers of two sizes for small ones, and what lists them, kept by the loop for all its channels.
+//! The memory of sends: buffers of two sizes for small ones, and the batches that list them, kept by the loop for all its channels.
 //! An idle channel holds none.
 
-use std::collections::VecDeque;
-
-use crate::driver::batch::{Batch, Segment};
+use crate::driver::Batch;
 
 /// Bytes of a chunk. Large enough that four of them make a full send operation of 256 KiB, small enough that what a
 /// burst leaves behind in the pool is little.
@@ -17,18 +15,18 @@ pub(crate) const SMALL_CHUNK: usize = 4 << 10;
 const KEPT: usize = (4 << 20) / CHUNK;
 const KEPT_SMALL: usize = (4 << 20) / SMALL_CHUNK;
 
-/// Segments that a queue which is kept has room for, at most.
+/// Segments that a batch which is kept has room for, at most.
 const KEPT_SEGMENTS: usize = 128;
-/// Batches and queues kept: as many as channels may well be sending at once.
-const KEPT_LISTS: usize = 1024;
+/// Batches kept: as many as channels may well be sending at once.
+const KEPT_BATCHES: usize = 1024;
 
-/// Empty chunks, queues and batches, ready for use.
+/// Empty chunks and batches, ready for use.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "the boxes go out and come back")]
 pub(crate) struct ChunkPool {
     large: Vec<Vec<u8>>,
     small: Vec<Vec<u8>>,
-    queues: Vec<VecDeque<Segment>>,
-    batches: Vec<Batch>,
+    batches: Vec<Box<Batch>>,
 }
 
 impl ChunkPool {
@@ -53,35 +51,17 @@ impl ChunkPool {
         }
     }
 
-    pub(crate) fn take_queue(&mut self) -> VecDeque<Segment> {
-        self.queues.pop().unwrap_or_default()
-    }
-
-    pub(crate) fn give_back_queue(&mut self, queue: VecDeque<Segment>) {
-        debug_assert!(queue.is_empty());
-        if self.queues.len() < KEPT_LISTS && queue.capacity() <= KEPT_SEGMENTS {
-            self.queues.push(queue);
-        }
-    }
-
-    pub(crate) fn take_batch(&mut self) -> Batch {
+    pub(crate) fn take_batch(&mut self) -> Box<Batch> {
         self.batches.pop().unwrap_or_default()
     }
 
     /// Takes the batch apart: its chunks and its own memory are for the next.
-    pub(crate) fn give_back_batch(&mut self, mut batch: Batch) {
-        for segment in batch.drain() {
-            self.recycle(segment);
+    pub(crate) fn give_back_batch(&mut self, mut batch: Box<Batch>) {
+        while let Some(chunk) = batch.pop_chunk() {
+            self.give_back(chunk);
         }
-        if self.batches.len() < KEPT_LISTS {
+        if self.batches.len() < KEPT_BATCHES && batch.capacity() <= KEPT_SEGMENTS {
             self.batches.push(batch);
-        }
-    }
-
-    pub(crate) fn recycle(&mut self, segment: Segment) {
-        match segment {
-            Segment::Chunk(chunk) => self.give_back(chunk),
-            Segment::Shared(_) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::lifecycle::Ending;
 use super::{Channel, ChunkPool, Inbound, Phase};
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::driver::Batch;
 use crate::error::{CloseReason, ClosedBy, Errno};
@@ -27,12 +27,13 @@ impl Channel {
     }
 
     /// The link is made now: its handshake has a deadline that does not count the dial.
-    pub(crate) fn handle_dialed(&mut self, local: Endpoint, peer: Endpoint, link: Link, now: Mono) {
+    pub(crate) fn handle_dialed(&mut self, endpoints: Box<Endpoints>, link: Link, now: Mono) {
         debug_assert_eq!(self.phase, Phase::Dialing);
         // TCP connects a socket to itself when it dials a free port of its own machine and is given that very port.
         // (Both ends of a Unix socket may be nameless.)
+        let Endpoints { local, peer } = &*endpoints;
         let to_itself = local.socket_addr().is_some() && local == peer;
-        (self.local, self.peer) = (Some(local), Some(peer));
+        self.endpoints = Some(endpoints);
         self.link = link;
         self.moved_at = now;
         self.dial = None;
@@ -107,7 +108,7 @@ impl Channel {
 
     pub(crate) fn handle_sent(
         &mut self,
-        batch: Batch,
+        batch: Box<Batch>,
         error: Option<Errno>,
         pool: &mut ChunkPool,
         now: Mono,

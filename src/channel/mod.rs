@@ -8,7 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::addr::{Address, Endpoint};
+use crate::addr::{Address, Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::config::{Limits, Mode};
 use crate::driver::{Accepted, ListenerId};
@@ -146,8 +146,8 @@ pub(crate) struct Channel {
     id: ChannelId,
     settings: Rc<Settings>,
     direction: Direction,
-    local: Option<Endpoint>,
-    peer: Option<Endpoint>,
+    /// None while dialing.
+    endpoints: Option<Box<Endpoints>>,
     link: Link,
     outbox: Outbox,
     phase: Phase,
@@ -183,14 +183,14 @@ impl Channel {
         id: ChannelId,
         listener: ListenerId,
         socket: Accepted,
-        (local, peer): (Endpoint, Endpoint),
+        endpoints: Box<Endpoints>,
         link: Link,
         settings: Rc<Settings>,
         now: Mono,
     ) -> Self {
         let direction = Direction::Accepted(listener);
         let channel = Self::new(id, direction, Phase::Opening, link, settings, now);
-        Self { socket: Some(socket), local: Some(local), peer: Some(peer), ..channel }
+        Self { socket: Some(socket), endpoints: Some(endpoints), ..channel }
     }
 
     /// For a new connection to `address`. When that has a name, [`Channel::name`] says so and [`Channel::resolved`] is
@@ -219,8 +219,7 @@ impl Channel {
             id,
             settings,
             direction,
-            local: None,
-            peer: None,
+            endpoints: None,
             link,
             outbox: Outbox::default(),
             phase,
@@ -260,12 +259,15 @@ impl Channel {
 
     /// The far end; while dialing, the endpoint that is tried.
     pub(crate) fn peer(&self) -> Option<&Endpoint> {
-        self.peer.as_ref().or_else(|| self.dial.as_ref()?.endpoint())
+        match &self.endpoints {
+            Some(endpoints) => Some(&endpoints.peer),
+            None => self.dial.as_ref()?.endpoint(),
+        }
     }
 
     /// This end, once there is a connection.
     pub(crate) fn local(&self) -> Option<&Endpoint> {
-        self.local.as_ref()
+        self.endpoints.as_ref().map(|endpoints| &endpoints.local)
     }
 
     /// The address whose name is to be looked up.

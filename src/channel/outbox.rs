@@ -1,12 +1,10 @@
 //! Bytes that wait to be sent on one channel. Small sends are copied together into pooled chunks, large ones ride along
 //! by reference; what waits is taken out as one batch whenever no send is out. Limits are the channel's affair.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
 use super::chunks::{ChunkPool, SMALL_CHUNK};
-use crate::driver::batch::{Batch, Segment};
+use crate::driver::Batch;
 
 /// From this length on `Bytes` are sent by reference. Below it the copy costs less than a segment of its own and the
 /// atomic counts of the reference.
@@ -19,23 +17,23 @@ const COMMON_MIN: usize = 512;
 /// Most segments of a batch: what a driver keeps its vectors for.
 pub(crate) const MAX_SEGMENTS: usize = 64;
 
-/// Invariant: `queued = waiting + in_flight`; `waiting` is the sum of the segments' lengths, none of them empty;
-/// `in_flight > 0` exactly while a batch is out.
+/// Invariant: `queued = waiting + in_flight`; what waits is not empty; `in_flight > 0` exactly while a batch is out.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    segments: VecDeque<Segment>,
-    waiting: usize,
+    waiting: Option<Box<Batch>>,
     in_flight: usize,
 }
 
 impl Outbox {
     /// Bytes accepted and not yet taken by the kernel.
+    #[inline]
     pub(crate) fn queued(&self) -> usize {
-        self.waiting + self.in_flight
+        self.in_flight + self.waiting.as_ref().map_or(0, |waiting| waiting.len())
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.queued() == 0
+        self.waiting.is_none() && self.in_flight == 0
     }
 
     /// True exactly while a batch is out.
@@ -49,26 +47,20 @@ impl Outbox {
 
     /// Copies.
     pub(crate) fn push(&mut self, mut bytes: &[u8], pool: &mut ChunkPool) {
-        self.waiting += bytes.len();
-        while !bytes.is_empty() {
-            let free = match self.segments.back() {
-                Some(Segment::Chunk(chunk)) => chunk.capacity() - chunk.len(),
-                Some(Segment::Shared(_)) | None => 0,
-            };
-            if free == 0 {
-                // Only one that follows a full chunk is large: see SMALL_CHUNK. A header between two payloads that go
-                // by reference must not take 64 KiB either.
-                let after_chunk = matches!(self.segments.back(), Some(Segment::Chunk(_)));
-                let large = after_chunk || bytes.len() > SMALL_CHUNK;
-                let chunk = if large { pool.take() } else { pool.take_small() };
-                self.push_segment(Segment::Chunk(chunk), pool);
-                continue;
+        if bytes.is_empty() {
+            return;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| pool.take_batch());
+        loop {
+            let taken = waiting.extend(bytes);
+            bytes = &bytes[taken..];
+            if bytes.is_empty() {
+                break;
             }
-            let (now, rest) = bytes.split_at(free.min(bytes.len()));
-            if let Some(Segment::Chunk(chunk)) = self.segments.back_mut() {
-                chunk.extend_from_slice(now);
-            }
-            bytes = rest;
+            // Only one that follows a full chunk is large: see SMALL_CHUNK. A header between two payloads that go by
+            // reference must not take 64 KiB either.
+            let large = waiting.ends_in_chunk() || bytes.len() > SMALL_CHUNK;
+            waiting.begin_chunk(if large { pool.take() } else { pool.take_small() });
         }
         self.debug_check();
     }
@@ -81,18 +73,10 @@ impl Outbox {
         payload: &[u8],
         pool: &mut ChunkPool,
     ) {
-        let len = N + payload.len();
-        match self.segments.back_mut() {
-            // Most of the time there is room for both, and so one test for both.
-            Some(Segment::Chunk(chunk)) if chunk.capacity() - chunk.len() >= len => {
-                chunk.extend_from_slice(&header);
-                chunk.extend_from_slice(payload);
-                self.waiting += len;
-            }
-            Some(Segment::Chunk(_) | Segment::Shared(_)) | None => {
-                self.push(&header, pool);
-                self.push(payload, pool);
-            }
+        // Most of the time there is room for both, and so one test for both.
+        if !self.waiting.as_mut().is_some_and(|waiting| waiting.extend_by_frame(header, payload)) {
+            self.push(&header, pool);
+            self.push(payload, pool);
         }
     }
 
@@ -101,28 +85,22 @@ impl Outbox {
         if bytes.len() < SHARED_MIN {
             return self.push(&bytes, pool);
         }
-        self.waiting += bytes.len();
-        self.push_segment(Segment::Shared(bytes), pool);
-        self.debug_check();
+        self.push_reference(bytes, pool);
     }
 
     /// For bytes that many outboxes get: by reference, unless they are small and something waits already, to which they
     /// are copied.
     pub(crate) fn push_common(&mut self, bytes: &Bytes, pool: &mut ChunkPool) {
-        let is_copied = bytes.len() < COMMON_MIN && !self.segments.is_empty();
+        let is_copied = bytes.len() < COMMON_MIN && self.waiting.is_some();
         if bytes.is_empty() || is_copied {
             return self.push(bytes, pool);
         }
-        self.waiting += bytes.len();
-        self.push_segment(Segment::Shared(bytes.clone()), pool);
-        self.debug_check();
+        self.push_reference(bytes.clone(), pool);
     }
 
-    fn push_segment(&mut self, segment: Segment, pool: &mut ChunkPool) {
-        if self.segments.capacity() == 0 {
-            self.segments = pool.take_queue();
-        }
-        self.segments.push_back(segment);
+    fn push_reference(&mut self, bytes: Bytes, pool: &mut ChunkPool) {
+        self.waiting.get_or_insert_with(|| pool.take_batch()).push_shared(bytes);
+        self.debug_check();
     }
 
     /// What is to be sent next; `None` while a batch is out, or when nothing waits.
@@ -133,35 +111,34 @@ impl Outbox {
         max_bytes: usize,
         max_segments: usize,
         pool: &mut ChunkPool,
-    ) -> Option<Batch> {
-        if self.is_sending() || self.waiting == 0 {
+    ) -> Option<Box<Batch>> {
+        if self.is_sending() {
             return None;
         }
-        let mut batch = pool.take_batch();
-        debug_assert!(batch.is_empty() && max_bytes > 0 && max_segments > 0);
-        while batch.segment_count() < max_segments {
-            let room = max_bytes.saturating_sub(batch.len());
-            match self.segments.front_mut() {
-                Some(Segment::Shared(bytes)) if room > 0 && bytes.len() > room => {
-                    batch.push(Segment::Shared(bytes.split_to(room)));
-                    break;
-                }
-                Some(next) if next.as_slice().len() <= room || batch.is_empty() => {}
-                Some(_) | None => break,
-            }
-            batch.push(self.segments.pop_front().expect("it was looked at"));
-        }
-        self.waiting -= batch.len();
+        let waiting = self.waiting.as_mut()?;
+        let fits = waiting.len() <= max_bytes && waiting.segment_count() <= max_segments;
+        let batch = if fits { self.waiting.take()? } else { self.take_front(max_bytes, max_segments, pool)? };
         self.in_flight = batch.len();
-        if self.segments.is_empty() {
-            pool.give_back_queue(std::mem::take(&mut self.segments));
-        }
         self.debug_check();
         Some(batch)
     }
 
+    fn take_front(
+        &mut self,
+        max_bytes: usize,
+        max_segments: usize,
+        pool: &mut ChunkPool,
+    ) -> Option<Box<Batch>> {
+        let mut batch = pool.take_batch();
+        self.waiting.as_mut()?.move_front(&mut batch, max_bytes, max_segments);
+        if let Some(emptied) = self.waiting.take_if(|waiting| waiting.is_empty()) {
+            pool.give_back_batch(emptied);
+        }
+        Some(batch)
+    }
+
     /// The batch is back, sent or failed. True when the outbox fell from above `low` to `low` or below.
-    pub(crate) fn handle_sent(&mut self, batch: Batch, low: usize, pool: &mut ChunkPool) -> bool {
+    pub(crate) fn handle_sent(&mut self, batch: Box<Batch>, low: usize, pool: &mut ChunkPool) -> bool {
         assert_eq!(self.in_flight, batch.len(), "the batch that went out comes back");
         let before = self.queued();
         self.in_flight = 0;
@@ -172,29 +149,31 @@ impl Outbox {
 
     /// Drops what waits, and says how much it was; a batch that is out stays out.
     pub(crate) fn discard(&mut self, pool: &mut ChunkPool) -> usize {
-        for segment in self.segments.drain(..) {
-            pool.recycle(segment);
-        }
-        std::mem::take(&mut self.waiting)
+        let Some(waiting) = self.waiting.take() else { return 0 };
+        let dropped = waiting.len();
+        pool.give_back_batch(waiting);
+        dropped
     }
 
     /// Holds the parts of the state against each other.
     #[cfg(test)]
     pub(crate) fn check(&self) {
-        let lengths = self.segments.iter().map(|s| s.as_slice().len());
-        assert_eq!(self.waiting, lengths.clone().sum::<usize>());
-        assert!(lengths.clone().all(|len| len > 0), "no segment is empty");
+        if let Some(waiting) = &self.waiting {
+            waiting.check();
+        }
+        self.debug_check();
     }
 
     /// All but the sum over all segments, which would make a long queue quadratic even in tests.
     fn debug_check(&self) {
-        debug_assert_eq!(self.waiting == 0, self.segments.is_empty());
-        debug_assert!(self.segments.back().is_none_or(|s| !s.as_slice().is_empty()));
+        debug_assert!(self.waiting.as_ref().is_none_or(|waiting| !waiting.is_empty()));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::super::chunks::CHUNK;
@@ -237,7 +216,7 @@ mod tests {
         outbox: Outbox,
         pool: ChunkPool,
         waiting: VecDeque<u8>,
-        out: Option<Batch>,
+        out: Option<Box<Batch>>,
         next: u8,
     }
 
@@ -280,7 +259,7 @@ mod tests {
                     self.waiting.clear();
                 }
             }
-            let in_flight = self.out.as_ref().map_or(0, Batch::len);
+            let in_flight = self.out.as_ref().map_or(0, |batch| batch.len());
             assert_eq!(self.outbox.queued(), self.waiting.len() + in_flight);
             assert_eq!(self.outbox.is_sending(), self.out.is_some());
             self.outbox.check();

@@ -29,33 +29,40 @@ impl Channel {
         self.next_received(input, now).or_else(|| self.next_end(input.is_empty(), now))
     }
 
-    /// The next bytes of a stream, or the next message that lies whole in the input, where the program is to be told of
-    /// nothing before it: the hot path of `next_event`, which is to be called when this gives none, also when nothing is left
-    /// of the input.
+    /// The next message, where the program is to be told of nothing before it and it lies whole in the input: the hot path
+    /// of `next_event`, which is to be called when this gives none, also when nothing is left of the input.
     #[inline]
-    pub(crate) fn next_payload<'b>(&mut self, input: &mut &'b [u8], now: Mono) -> Option<&'b [u8]> {
-        let Facts { drained, watched, discarding, .. } = self.facts;
-        let is_kept = !self.held.is_empty() || self.early.is_some();
-        if self.phase != Phase::Open || !self.pauses.is_empty() || drained || watched || discarding || is_kept
-        {
+    pub(crate) fn next_message<'b>(&mut self, input: &mut &'b [u8], now: Mono) -> Option<&'b [u8]> {
+        if !self.is_flowing() {
             return None;
         }
         let before = input.len();
-        let payload = match self.settings.mode {
-            Mode::Stream => {
-                let piece = before.min(self.settings.piece);
-                input.split_off(..piece).filter(|piece| !piece.is_empty())?
-            }
-            Mode::Message => {
-                let message = self.link.next_message(input)?;
-                self.facts.fed = true;
-                self.count_message();
-                message
-            }
-        };
+        let message = self.link.next_message(input)?;
         self.moved_at = now;
+        self.facts.fed = true;
         self.count_received(before - input.len());
-        Some(payload)
+        self.count_message();
+        Some(message)
+    }
+
+    /// The same for the bytes of a stream.
+    #[inline]
+    pub(crate) fn next_data<'b>(&mut self, input: &mut &'b [u8], now: Mono) -> Option<&'b [u8]> {
+        if input.is_empty() || !self.is_flowing() {
+            return None;
+        }
+        let data = input.split_off(..input.len().min(self.settings.piece))?;
+        self.moved_at = now;
+        self.count_received(data.len());
+        Some(data)
+    }
+
+    /// What is received goes straight to the program.
+    #[inline]
+    fn is_flowing(&self) -> bool {
+        let Facts { drained, watched, discarding, .. } = self.facts;
+        let is_kept = !self.held.is_empty() || self.early.is_some();
+        self.phase == Phase::Open && self.pauses.is_empty() && !drained && !watched && !discarding && !is_kept
     }
 
     /// Keeps what `next_event` left of its input. What a resumed channel reads later comes after it.

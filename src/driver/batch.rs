@@ -1,5 +1,7 @@
-//! What one send operation carries. A batch goes to the driver by value and comes back by value, so nobody can touch
-//! its memory while the kernel reads it.
+//! What one send operation carries. A batch goes to the driver and comes back, owned by one side at a time, so nobody can
+//! touch its memory while the kernel reads it.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -21,21 +23,86 @@ impl Segment {
     }
 }
 
-/// Segments to be sent in order, and how much of them the kernel has taken.
+/// Segments to be sent in order, and how much of them the kernel has taken. Boxed wherever it goes: it goes far.
 ///
-/// Invariant: `written <= len`, and `len` is the sum of the segments' lengths.
+/// Invariant: no segment is empty; `written <= len`, and `len` is the sum of the lengths of the segments and the tail.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    segments: Vec<Segment>,
+    segments: VecDeque<Segment>,
+    /// The last segment, when that is a chunk: most batches are nothing else. Without memory, or else not empty.
+    tail: Vec<u8>,
     len: usize,
     written: usize,
 }
 
 impl Batch {
-    pub(crate) fn push(&mut self, segment: Segment) {
-        debug_assert_eq!(self.written, 0, "a batch grows only before it is sent");
-        self.len += segment.as_slice().len();
-        self.segments.push(segment);
+    /// Copies what there is room for behind what was copied last, and says how much that was.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.tail.capacity() - self.tail.len());
+        self.tail.extend_from_slice(&bytes[..taken]);
+        self.len += taken;
+        taken
+    }
+
+    /// The same for both or none.
+    #[inline(always)]
+    pub(crate) fn extend_by_frame<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
+        let len = N + payload.len();
+        let fits = self.tail.capacity() - self.tail.len() >= len;
+        if fits {
+            self.tail.extend_from_slice(&header);
+            self.tail.extend_from_slice(payload);
+            self.len += len;
+        }
+        fits
+    }
+
+    /// What is copied from here on goes to this chunk; something is to follow.
+    pub(crate) fn begin_chunk(&mut self, chunk: Vec<u8>) {
+        debug_assert!(chunk.is_empty() && chunk.capacity() > 0);
+        self.end_chunk();
+        self.tail = chunk;
+    }
+
+    pub(crate) fn push_shared(&mut self, bytes: Bytes) {
+        debug_assert!(!bytes.is_empty() && self.written == 0, "a batch grows only before it is sent");
+        self.end_chunk();
+        self.len += bytes.len();
+        self.segments.push_back(Segment::Shared(bytes));
+    }
+
+    fn end_chunk(&mut self) {
+        if self.ends_in_chunk() {
+            self.segments.push_back(Segment::Chunk(std::mem::take(&mut self.tail)));
+        }
+    }
+
+    pub(crate) fn ends_in_chunk(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
+    /// Moves segments from the front to an empty batch, at most as many and as many bytes as that. A chunk is never split:
+    /// the first may pass the limit.
+    pub(crate) fn move_front(&mut self, to: &mut Self, max_bytes: usize, max_segments: usize) {
+        debug_assert!(to.is_empty() && max_bytes > 0 && max_segments > 0);
+        while to.segment_count() < max_segments {
+            let room = max_bytes.saturating_sub(to.len);
+            let part = match self.segments.front_mut() {
+                Some(Segment::Shared(bytes)) if room > 0 && bytes.len() > room => {
+                    Some(Segment::Shared(bytes.split_to(room)))
+                }
+                Some(next) if next.as_slice().len() <= room || to.is_empty() => self.segments.pop_front(),
+                None if self.tail.len() <= room || to.is_empty() => {
+                    to.tail = std::mem::take(&mut self.tail);
+                    to.len += to.tail.len();
+                    break;
+                }
+                Some(_) | None => break,
+            };
+            to.len += part.as_ref().map_or(0, |part| part.as_slice().len());
+            to.segments.extend(part);
+        }
+        self.len -= to.len;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -43,7 +110,12 @@ impl Batch {
     }
 
     pub(crate) fn segment_count(&self) -> usize {
-        self.segments.len()
+        self.segments.len() + usize::from(self.ends_in_chunk())
+    }
+
+    /// How many segments it takes without more memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.segments.capacity()
     }
 
     /// Bytes in all.
@@ -66,21 +138,30 @@ impl Batch {
         assert!(self.written <= self.len, "the kernel took more than there was");
     }
 
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.segments.iter().map(Segment::as_slice).chain(std::iter::once(&*self.tail))
+    }
+
     /// What is still to be sent, in order; no slice is empty.
     pub(crate) fn unsent(&self) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.written;
-        self.segments.iter().filter_map(move |segment| {
-            let slice = segment.as_slice();
+        self.slices().filter_map(move |slice| {
             let from = skip.min(slice.len());
             skip -= from;
             (from < slice.len()).then(|| &slice[from..])
         })
     }
 
+    /// What is still to be sent, when that is of the one chunk the batch is.
+    pub(crate) fn unsent_of_lone_chunk(&self) -> Option<&[u8]> {
+        if self.segments.is_empty() { self.tail.get(self.written..) } else { None }
+    }
+
     /// Takes the first segment that is not all written out of its place, for an operation that wants to own it: the
     /// place, how much of it is written, and the segment. It goes back by [`Batch::put_back`].
     #[cfg(feature = "tokio-uring")]
     pub(crate) fn take_unsent(&mut self) -> Option<(usize, usize, Segment)> {
+        self.end_chunk();
         let mut from = self.written;
         for (place, segment) in self.segments.iter_mut().enumerate() {
             let len = segment.as_slice().len();
@@ -98,10 +179,25 @@ impl Batch {
         self.segments[place] = segment;
     }
 
-    /// Takes the segments out and leaves the batch empty, for the next use of its memory.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Segment> {
+    /// Takes a chunk out of a batch that is done with, until there is none.
+    pub(crate) fn pop_chunk(&mut self) -> Option<Vec<u8>> {
         (self.len, self.written) = (0, 0);
-        self.segments.drain(..)
+        if self.ends_in_chunk() {
+            return Some(std::mem::take(&mut self.tail));
+        }
+        std::iter::from_fn(|| self.segments.pop_front()).find_map(|segment| match segment {
+            Segment::Chunk(chunk) => Some(chunk),
+            Segment::Shared(_) => None,
+        })
+    }
+
+    /// Holds the parts of the state against each other.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert!(self.segments.iter().all(|segment| !segment.as_slice().is_empty()), "no segment is empty");
+        assert!(self.tail.capacity() == 0 || !self.tail.is_empty());
+        assert_eq!(self.slices().map(<[u8]>::len).sum::<usize>(), self.len);
+        assert!(self.written <= self.len);
     }
 }
 
@@ -114,9 +210,12 @@ mod tests {
         let whole = b"abcdefgh";
         for written in 0..=whole.len() {
             let mut batch = Batch::default();
-            batch.push(Segment::Chunk(b"abc".to_vec()));
-            batch.push(Segment::Shared(Bytes::from_static(b"defg")));
-            batch.push(Segment::Chunk(b"h".to_vec()));
+            batch.begin_chunk(Vec::with_capacity(3));
+            assert_eq!(batch.extend(b"abc"), 3);
+            batch.push_shared(Bytes::from_static(b"defg"));
+            batch.begin_chunk(Vec::with_capacity(1));
+            assert_eq!(batch.extend(b"hi"), 1);
+            batch.check();
             batch.advance(written);
             assert_eq!(batch.unsent().collect::<Vec<_>>().concat(), whole[written..]);
             assert!(batch.unsent().all(|slice| !slice.is_empty()));
@@ -127,7 +226,7 @@ mod tests {
                 batch.put_back(place, segment);
                 assert_eq!(batch.unsent().collect::<Vec<_>>().concat(), whole[written..]);
             }
-            assert_eq!(batch.drain().count(), 3);
+            assert_eq!(std::iter::from_fn(|| batch.pop_chunk()).count(), 2);
             assert!(batch.is_empty());
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::tokio_uring::TokioUringDriver;
 use super::uring::UringDriver;
 use super::*;
-use crate::driver::batch::{Batch, Segment};
+use crate::driver::Batch;
 use crate::stats::Counters;
 
 const ID: u32 = 100;
@@ -59,9 +59,10 @@ fn channel(n: u32) -> ChannelId {
     ChannelId::new(ID + n, 1)
 }
 
-fn batch(bytes: &[u8]) -> Batch {
-    let mut batch = Batch::default();
-    batch.push(Segment::Chunk(bytes.to_vec()));
+fn batch(bytes: &[u8]) -> Box<Batch> {
+    let mut batch = Box::<Batch>::default();
+    batch.begin_chunk(Vec::with_capacity(bytes.len()));
+    assert_eq!(batch.extend(bytes), bytes.len());
     batch
 }
 

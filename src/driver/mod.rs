@@ -16,7 +16,7 @@
 //!   [`Completion::Closed`] is the last that is heard of the channel: no operation is left, the descriptor is closed.
 //! - `submit` cannot fail: what can fail comes back as a completion.
 
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::config::{RingOptions, SocketOptions};
 use crate::error::{DriverError, Errno};
@@ -88,7 +88,7 @@ pub(crate) enum Submission {
     /// Send all of the batch.
     Send {
         channel: ChannelId,
-        batch: Batch,
+        batch: Box<Batch>,
     },
     PauseReading {
         channel: ChannelId,
@@ -112,19 +112,17 @@ pub(crate) enum Submission {
     StopListening,
 }
 
-/// What comes back.
+/// What comes back. Small, for it goes through many hands.
 #[derive(Debug)]
 pub(crate) enum Completion<'a> {
     Accepted {
         listener: ListenerId,
         socket: Accepted,
-        local: Endpoint,
-        peer: Endpoint,
+        endpoints: Box<Endpoints>,
     },
     Dialed {
         channel: ChannelId,
-        local: Endpoint,
-        peer: Endpoint,
+        endpoints: Box<Endpoints>,
     },
     DialFailed {
         channel: ChannelId,
@@ -145,7 +143,7 @@ pub(crate) enum Completion<'a> {
     /// The batch is sent; with an error only `batch.written()` bytes of it, and no more can be.
     Sent {
         channel: ChannelId,
-        batch: Batch,
+        batch: Box<Batch>,
         error: Option<Errno>,
     },
     Closed {

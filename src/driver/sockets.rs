@@ -4,21 +4,20 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::addr::Endpoint;
 use crate::clock::Mono;
 use crate::config::SocketOptions;
 
-/// Where [`Mono`] begins, for all loops of the process alike.
-#[expect(clippy::disallowed_methods, reason = "this is the driver that reads the clock for everybody")]
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
+/// The system's monotonic clock, so for all loops of the process alike.
 pub(crate) fn now() -> Mono {
-    Mono::from_nanos(u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    let now = clock_gettime(ClockId::Monotonic);
+    Mono::default() + Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// A socket that listens at `at`, and the endpoint it got.

@@ -29,11 +29,18 @@ impl<'a> Context<'a> {
         Self { core }
     }
 
-    /// For the loop: see [`Channel::next_payload`].
+    /// For the loop: see [`Channel::next_message`].
     #[inline]
-    pub(crate) fn next_payload<'b>(&mut self, channel: ChannelId, input: &mut &'b [u8]) -> Option<&'b [u8]> {
+    pub(crate) fn next_message<'b>(&mut self, channel: ChannelId, input: &mut &'b [u8]) -> Option<&'b [u8]> {
         let now = self.core.now;
-        self.core.channels.get_mut(channel)?.next_payload(input, now)
+        self.core.channels.get_mut(channel)?.next_message(input, now)
+    }
+
+    /// For the loop: see [`Channel::next_data`].
+    #[inline]
+    pub(crate) fn next_data<'b>(&mut self, channel: ChannelId, input: &mut &'b [u8]) -> Option<&'b [u8]> {
+        let now = self.core.now;
+        self.core.channels.get_mut(channel)?.next_data(input, now)
     }
 
     /// The time at which this turn of the loop began to call back.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::addr::{Address, Endpoint};
+use crate::addr::{Address, Endpoint, Endpoints};
 use crate::channel::{Channel, ChannelTable, ChunkPool, Common, Settings};
 use crate::clock::Mono;
 use crate::driver::{Accepted, Batch, ListenerId, Submission};
@@ -47,7 +47,7 @@ pub(crate) enum TimerKey {
 pub(crate) struct Waiting {
     listener: ListenerId,
     socket: Accepted,
-    ends: (Endpoint, Endpoint),
+    endpoints: Box<Endpoints>,
 }
 
 /// What accepting is about to become.
@@ -195,37 +195,37 @@ impl Core {
         &mut self,
         listener: ListenerId,
         socket: Accepted,
-        ends: (Endpoint, Endpoint),
+        endpoints: Box<Endpoints>,
     ) -> Option<ChannelId> {
         if self.stop_at.is_some() {
             self.submissions.push_back(Submission::Refuse { socket });
             return None;
         }
-        if !self.admits(&ends.1) {
+        if !self.admits(&endpoints.peer) {
             self.submissions.push_back(Submission::Refuse { socket });
             return None;
         }
-        self.take(listener, socket, ends)
+        self.take(listener, socket, endpoints)
     }
 
     fn take(
         &mut self,
         listener: ListenerId,
         socket: Accepted,
-        ends: (Endpoint, Endpoint),
+        endpoints: Box<Endpoints>,
     ) -> Option<ChannelId> {
         self.slots_changed = true;
         let Some(id) = self.port().slots.allocate() else {
             if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back(Waiting { listener, socket, ends });
+                self.waiting.push_back(Waiting { listener, socket, endpoints });
             } else {
-                self.refuse(socket, &ends.1);
+                self.refuse(socket, &endpoints.peer);
             }
             return None;
         };
         self.settings.counters.accepted.add(1);
         let (link, settings) = (self.new_link(), Rc::clone(&self.settings));
-        self.insert(Channel::accepted(id, listener, socket, ends, link, settings, self.now));
+        self.insert(Channel::accepted(id, listener, socket, endpoints, link, settings, self.now));
         self.expect_hello(id);
         Some(id)
     }
@@ -241,8 +241,8 @@ impl Core {
         if self.waiting.is_empty() || self.port().slots.is_full() {
             return None;
         }
-        let Waiting { listener, socket, ends } = self.waiting.pop_front()?;
-        self.take(listener, socket, ends)
+        let Waiting { listener, socket, endpoints } = self.waiting.pop_front()?;
+        self.take(listener, socket, endpoints)
     }
 
     fn insert(&mut self, channel: Channel) {
@@ -299,8 +299,8 @@ impl Core {
         if first {
             self.submissions.push_back(Submission::StopListening);
             self.dialing = None;
-            while let Some(Waiting { socket, ends, .. }) = self.waiting.pop_front() {
-                self.refuse(socket, &ends.1);
+            while let Some(Waiting { socket, endpoints, .. }) = self.waiting.pop_front() {
+                self.refuse(socket, &endpoints.peer);
             }
             for id in self.channels.ids() {
                 self.fail(id, CloseReason::Shutdown);
@@ -416,7 +416,7 @@ impl Core {
     }
 
     /// A batch has come back. True when something follows from it.
-    pub(crate) fn take_back(&mut self, id: ChannelId, batch: Batch, error: Option<Errno>) -> bool {
+    pub(crate) fn take_back(&mut self, id: ChannelId, batch: Box<Batch>, error: Option<Errno>) -> bool {
         let Some(channel) = self.channels.get_mut(id) else {
             debug_assert!(false, "{id}: a batch of a channel that is gone");
             return false;
@@ -428,10 +428,21 @@ impl Core {
 
     // What is left of a channel's turn.
 
-    /// The channel's deadline has a timer no later than it; one that moved away is noticed when the timer is due.
-    pub(crate) fn arm_timer(&mut self, id: ChannelId) {
+    /// The channel's turn is over: when it is due next, and what other threads may know of it.
+    pub(crate) fn note_rest(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(id) else { return };
+        // Other threads are told that it takes no sends any more, or how full its outbox is, if any of them sends.
+        if channel.is_ending() {
+            self.port().slots.shut(id);
+        } else if self.posted_sends {
+            self.port().slots.publish_queued(id, channel.queued());
+        }
         let deadline = channel.deadline();
+        self.arm_timer(id, deadline);
+    }
+
+    /// The channel's deadline has a timer no later than it; one that moved away is noticed when the timer is due.
+    fn arm_timer(&mut self, id: ChannelId, deadline: Option<Mono>) {
         match (deadline, self.armed.get(self.slot_index(id)).copied().flatten()) {
             (Some(deadline), Some(timer)) if timer.deadline() <= deadline => return,
             (None, None) => return,
@@ -455,16 +466,6 @@ impl Core {
 
     fn slot_index(&self, id: ChannelId) -> usize {
         (id.slot() - self.channels.start()) as usize
-    }
-
-    /// Tells other threads that the channel takes no sends any more, or how full its outbox is, if any of them sends.
-    pub(crate) fn publish(&self, id: ChannelId) {
-        let Some(channel) = self.channels.get(id) else { return };
-        if channel.is_ending() {
-            self.port().slots.shut(id);
-        } else if self.posted_sends {
-            self.port().slots.publish_queued(id, channel.queued());
-        }
     }
 }
 

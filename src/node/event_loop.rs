@@ -96,8 +96,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
             if completion.is_from_outside() {
                 self.spin.something_came(self.core.now);
             }
-            Turn { core: &mut self.core, handler: &mut self.handler }.complete(completion);
-            if self.driver.now() - self.core.now > REAP_TIME {
+            let mut turn = Turn::new(&mut self.core, &mut self.handler);
+            turn.complete(completion);
+            if turn.called && self.driver.now() - self.core.now > REAP_TIME {
                 return;
             }
         }
@@ -165,8 +166,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
             self.core.leave(id);
         }
         self.parts().open_admitted();
-        self.core.arm_timer(id);
-        self.core.publish(id);
+        self.core.note_rest(id);
     }
 
     fn settle_accepting(&mut self) {
@@ -197,7 +197,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     }
 
     fn parts(&mut self) -> Turn<'_, H> {
-        Turn { core: &mut self.core, handler: &mut self.handler }
+        Turn::new(&mut self.core, &mut self.handler)
     }
 
     /// How long the driver may wait. After an announced sleep the mailbox wakes it.
@@ -250,9 +250,15 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 struct Turn<'a, H> {
     core: &'a mut Core,
     handler: &'a mut H,
+    /// The handler was called, which may have taken long.
+    called: bool,
 }
 
-impl<H: Handler> Turn<'_, H> {
+impl<'a, H: Handler> Turn<'a, H> {
+    fn new(core: &'a mut Core, handler: &'a mut H) -> Self {
+        Self { core, handler, called: false }
+    }
+
     fn complete(&mut self, completion: Completion<'_>) {
         let now = self.core.now;
         match completion {
@@ -262,16 +268,16 @@ impl<H: Handler> Turn<'_, H> {
             Completion::ReceiveFailed { channel, errno } => {
                 self.advance(channel, |channel| channel.handle_receive_failed(errno, now));
             }
-            Completion::Dialed { channel, local, peer } => {
+            Completion::Dialed { channel, endpoints } => {
                 let link = self.core.new_link();
-                self.advance(channel, |channel| channel.handle_dialed(local, peer, link, now));
+                self.advance(channel, |channel| channel.handle_dialed(endpoints, link, now));
             }
             Completion::DialFailed { channel, errno } => {
                 self.advance(channel, |channel| channel.handle_dial_failed(errno, now));
             }
             Completion::Closed { channel } => self.advance(channel, |channel| channel.handle_closed(now)),
-            Completion::Accepted { listener, socket, local, peer } => {
-                if let Some(id) = self.core.accept(listener, socket, (local, peer)) {
+            Completion::Accepted { listener, socket, endpoints } => {
+                if let Some(id) = self.core.accept(listener, socket, endpoints) {
                     self.deliver(id, &[]);
                 }
             }
@@ -306,7 +312,7 @@ impl<H: Handler> Turn<'_, H> {
     }
 
     /// The most frequent completion beside [`Completion::Received`], and most of the time nothing follows from it.
-    fn sent(&mut self, id: ChannelId, batch: Batch, error: Option<Errno>) {
+    fn sent(&mut self, id: ChannelId, batch: Box<Batch>, error: Option<Errno>) {
         if self.core.take_back(id, batch, error) {
             self.advance(id, |_| {});
         }
@@ -317,7 +323,7 @@ impl<H: Handler> Turn<'_, H> {
         let now = self.core.now;
         self.core.channels.mark_dirty(id);
         loop {
-            self.deliver_payloads(id, &mut bytes);
+            self.deliver_flowing(id, &mut bytes);
             let Some(channel) = self.core.channels.get_mut(id) else { return };
             let Some(event) = channel.next_event(&mut bytes, now) else { return channel.hold(bytes) };
             self.tell(id, event);
@@ -326,16 +332,20 @@ impl<H: Handler> Turn<'_, H> {
 
     /// The many messages a buffer may have, in one go, or the bytes of a stream. Whatever is not as simple is left to
     /// [`Turn::deliver`].
-    fn deliver_payloads(&mut self, id: ChannelId, bytes: &mut &[u8]) {
+    fn deliver_flowing(&mut self, id: ChannelId, bytes: &mut &[u8]) {
         if bytes.is_empty() {
             return;
         }
         let mode = self.core.settings.mode;
-        let told = self.call(|handler, cx| {
-            while let Some(payload) = cx.next_payload(id, bytes) {
-                match mode {
-                    Mode::Stream => handler.on_data(cx, id, payload),
-                    Mode::Message => handler.on_message(cx, id, payload),
+        let told = self.call(|handler, cx| match mode {
+            Mode::Stream => {
+                while let Some(data) = cx.next_data(id, bytes) {
+                    handler.on_data(cx, id, data);
+                }
+            }
+            Mode::Message => {
+                while let Some(message) = cx.next_message(id, bytes) {
+                    handler.on_message(cx, id, message);
                 }
             }
         });
@@ -407,7 +417,8 @@ impl<H: Handler> Turn<'_, H> {
 
     /// Calls the handler. A panic ends here: it is logged and counted, and its message returned.
     fn call(&mut self, callback: impl FnOnce(&mut H, &mut Context<'_>)) -> Result<(), Box<str>> {
-        let Self { core, handler } = self;
+        let Self { core, handler, called } = self;
+        *called = true;
         // Nothing is seen half-changed after a panic: the handler is its owner's affair, and the core changes by whole
         // calls of its own methods, none of which runs the handler's code.
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut Context::new(core))));

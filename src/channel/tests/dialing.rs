@@ -101,6 +101,6 @@ fn a_socket_connected_to_itself_is_not_a_peer() {
     let mut rig = Rig::dialing("127.0.0.1:2");
     rig.turn();
     (rig.kernel.dialing, rig.kernel.exists) = (false, true);
-    rig.channel.handle_dialed(tcp(2), tcp(2), Link::stream(), rig.now);
+    rig.channel.handle_dialed(endpoints(2, 2), Link::stream(), rig.now);
     rig.turn().asked(&["dial", "reset"]).closed().saw(&["closed self-dial Us"]);
 }

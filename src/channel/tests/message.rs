@@ -24,8 +24,8 @@ fn link(n: u8) -> Link {
 fn fresh(change: impl FnOnce(&mut Limits)) -> (Rig, Link) {
     let settings = settings_in(Mode::Message, change);
     let mut rig = Rig::of(settings, |settings| {
-        let (id, ends) = (ChannelId::new(0, 1), (tcp(1), tcp(2)));
-        Channel::accepted(id, ListenerId(0), Accepted(5), ends, link(1), settings, START)
+        let id = ChannelId::new(0, 1);
+        Channel::accepted(id, ListenerId(0), Accepted(5), endpoints(1, 2), link(1), settings, START)
     });
     rig.now = START;
     (rig, link(2))

@@ -30,13 +30,24 @@ fn tcp(port: u16) -> Endpoint {
     Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
+fn endpoints(local: u16, peer: u16) -> Box<Endpoints> {
+    Box::new(Endpoints { local: tcp(local), peer: tcp(peer) })
+}
+
 pub(super) fn some_channel(id: ChannelId) -> Channel {
     accepted(id, settings(|_| ()))
 }
 
 fn accepted(id: ChannelId, settings: Rc<Settings>) -> Channel {
-    let ends = (tcp(1), tcp(2));
-    Channel::accepted(id, ListenerId(0), Accepted(5), ends, Link::stream(), settings, Mono::default())
+    Channel::accepted(
+        id,
+        ListenerId(0),
+        Accepted(5),
+        endpoints(1, 2),
+        Link::stream(),
+        settings,
+        Mono::default(),
+    )
 }
 
 /// What the driver has of the channel.
@@ -46,7 +57,7 @@ struct Kernel {
     dialing: bool,
     cancelled: bool,
     reading: bool,
-    out: Option<Batch>,
+    out: Option<Box<Batch>>,
     fin: bool,
     close: Option<bool>,
     closed: bool,
@@ -273,7 +284,7 @@ impl Rig {
     fn dialed(&mut self) -> &mut Self {
         assert!(std::mem::replace(&mut self.kernel.dialing, false));
         self.kernel.exists = true;
-        self.channel.handle_dialed(tcp(1), tcp(2), Link::stream(), self.now);
+        self.channel.handle_dialed(endpoints(1, 2), Link::stream(), self.now);
         self.turn()
     }
 

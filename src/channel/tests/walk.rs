@@ -142,7 +142,7 @@ impl Rig {
         let kernel = &self.kernel;
         let has_socket = kernel.exists && !kernel.closed;
         let receives = has_socket && !kernel.inbound_over;
-        let len = kernel.out.as_ref().map_or(0, Batch::len);
+        let len = kernel.out.as_ref().map_or(0, |batch| batch.len());
         match *step {
             Step::Command(command) => COMMANDS[command](self),
             Step::Receive(len) if receives => {

@@ -54,9 +54,9 @@ impl TokioUringDriver {
         let end = acceptor.handle_accept(result.map_err(|error| Errno::from(&error)), false, now);
         self.close_listener_if_done(slot);
         match end {
-            AcceptEnd::Accepted(Joined { stream, local, peer }) => {
+            AcceptEnd::Accepted(Joined { stream, endpoints }) => {
                 let socket = Accepted(self.accepted.insert(stream) as u64);
-                Some(Completion::Accepted { listener, socket, local, peer })
+                Some(Completion::Accepted { listener, socket, endpoints })
             }
             AcceptEnd::Paused(errno) => {
                 self.counters.accepts_paused.add(1);
@@ -69,9 +69,9 @@ impl TokioUringDriver {
 
     fn handle_dial(&mut self, channel: ChannelId, result: io::Result<Joined>) -> Completion<'static> {
         match result {
-            Ok(Joined { stream, local, peer }) => {
+            Ok(Joined { stream, endpoints }) => {
                 self.sockets.change(channel).handle_dialed(stream);
-                Completion::Dialed { channel, local, peer }
+                Completion::Dialed { channel, endpoints }
             }
             Err(error) => {
                 self.sockets.remove(channel.slot());

@@ -14,7 +14,7 @@ use crate::id::ChannelId;
 pub(super) enum Op {
     Dial(socket2::Socket, SockAddr, Rc<Notify>),
     Receive(Rc<TcpStream>),
-    Send(Rc<TcpStream>, Batch),
+    Send(Rc<TcpStream>, Box<Batch>),
     /// Nothing runs any more: the descriptor is closed by dropping it.
     Close(Rc<TcpStream>),
 }
@@ -40,7 +40,7 @@ pub(super) struct Socket {
     /// True after end of file or an error: nothing is received any more.
     receive_ended: bool,
     /// Waits for its task to be started.
-    batch: Option<Batch>,
+    batch: Option<Box<Batch>>,
     sending: bool,
 }
 
@@ -102,13 +102,13 @@ impl Socket {
         }
     }
 
-    pub(super) fn queue_send(&mut self, batch: Batch) {
+    pub(super) fn queue_send(&mut self, batch: Box<Batch>) {
         assert!(self.batch.is_none() && !self.sending, "one send at a time for a channel");
         self.batch = Some(batch);
     }
 
     /// Returns the batch whose task is not started and never will be.
-    pub(super) fn close(&mut self) -> Option<Batch> {
+    pub(super) fn close(&mut self) -> Option<Box<Batch>> {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Open(stream) => Phase::Closing(stream),
             Phase::Dialing { .. } | Phase::Closing(_) | Phase::Closed => {

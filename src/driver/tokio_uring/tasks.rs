@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Endpoints};
 use crate::driver::batch::Segment;
 use crate::driver::{Batch, sockets};
 use crate::id::ChannelId;
@@ -35,7 +35,7 @@ pub(super) enum End {
     Accept { listener: usize, result: io::Result<Joined> },
     Dial { channel: ChannelId, result: io::Result<Joined> },
     Receive { channel: ChannelId, result: io::Result<usize>, buffer: Vec<u8> },
-    Send { channel: ChannelId, result: io::Result<()>, batch: Batch },
+    Send { channel: ChannelId, result: io::Result<()>, batch: Box<Batch> },
     Woken,
 }
 
@@ -43,8 +43,7 @@ pub(super) enum End {
 pub(super) struct Joined {
     /// Also of a Unix socket: tokio-uring's types are but names for a descriptor.
     pub(super) stream: TcpStream,
-    pub(super) local: Endpoint,
-    pub(super) peer: Endpoint,
+    pub(super) endpoints: Box<Endpoints>,
 }
 
 /// What has ended and was not looked at yet.
@@ -170,13 +169,13 @@ pub(super) async fn accept(listener: Rc<Listener>, listening: Endpoint) -> io::R
                 }
                 Some(_) | None => listening,
             };
-            Ok(Joined { stream, local, peer: Endpoint::Tcp(peer) })
+            Ok(Joined { stream, endpoints: Box::new(Endpoints { local, peer: Endpoint::Tcp(peer) }) })
         }
         Listener::Unix(listener, stop) => {
             let (stream, peer) = unless(stop, listener.accept()).await?;
             let stream = blocking(stream.into_std()?.into())?;
             let peer = Endpoint::Unix(Arc::from(peer.as_pathname().unwrap_or(Path::new(""))));
-            Ok(Joined { stream, local: listening, peer })
+            Ok(Joined { stream, endpoints: Box::new(Endpoints { local: listening, peer }) })
         }
     }
 }
@@ -193,8 +192,8 @@ pub(super) async fn dial(socket: Socket, address: SockAddr, cancel: Rc<Notify>) 
     let endpoint = |address: io::Result<SockAddr>| {
         address.and_then(|address| sockets::endpoint(&address)).unwrap_or_else(|_| sockets::no_endpoint())
     };
-    let (local, peer) = (endpoint(socket.local_addr()), endpoint(socket.peer_addr()));
-    Ok(Joined { stream: blocking(socket)?, local, peer })
+    let endpoints = Endpoints { local: endpoint(socket.local_addr()), peer: endpoint(socket.peer_addr()) };
+    Ok(Joined { stream: blocking(socket)?, endpoints: Box::new(endpoints) })
 }
 
 async fn connect(socket: Socket, address: SockAddr) -> io::Result<Socket> {
@@ -214,9 +213,9 @@ pub(super) async fn receive(stream: Rc<TcpStream>, buffer: Vec<u8>) -> (io::Resu
 /// Writes all of the batch, segment by segment: tokio-uring gathers only segments of one type.
 pub(super) async fn send(
     stream: Rc<TcpStream>,
-    mut batch: Batch,
+    mut batch: Box<Batch>,
     counters: Arc<Counters>,
-) -> (io::Result<()>, Batch) {
+) -> (io::Result<()>, Box<Batch>) {
     while let Some((place, from, segment)) = batch.take_unsent() {
         let asked = segment.as_slice().len() - from;
         let (result, segment) = match segment {

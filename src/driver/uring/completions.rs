@@ -4,10 +4,11 @@ use super::kernel::{Cqe, Fd, Kernel};
 use super::socket::{Ending, Received, SendEnd};
 use super::token::{OpKind, Token};
 use super::{Outcome, UringDriver};
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Endpoints};
 use crate::driver::acceptor::{AcceptEnd, Acceptor};
 use crate::driver::{Accepted, Completion, ListenerId, sockets};
 use crate::error::Errno;
+use crate::id::ChannelId;
 
 impl<K: Kernel> UringDriver<K> {
     pub(super) fn next_outcome(&mut self) -> Option<Outcome> {
@@ -79,30 +80,41 @@ impl<K: Kernel> UringDriver<K> {
             self.counters.stale_completions.add(1);
             return None;
         };
-        let outcome = match token.kind {
-            OpKind::Receive => self.handle_receive(slot, cqe),
-            OpKind::Send => self.handle_send(slot, cqe.result),
-            OpKind::Connect => self.handle_connect(slot, cqe.result),
+        let channel = socket.channel();
+        match token.kind {
+            OpKind::Receive => {
+                let received = socket.handle_receive(cqe.result, cqe.more);
+                // One that goes on makes no other operation due.
+                if !cqe.more {
+                    self.sockets.mark_changed(slot);
+                }
+                self.received(channel, received, cqe)
+            }
+            OpKind::Send => {
+                let end = socket.handle_send(cqe.result);
+                // One that is done makes another due only where the close waits for it.
+                if end != SendEnd::Done || socket.is_closing() {
+                    self.sockets.mark_changed(slot);
+                }
+                self.sent(channel, end)
+            }
+            OpKind::Connect => {
+                self.sockets.mark_changed(slot);
+                self.handle_connect(slot, cqe.result)
+            }
             OpKind::Close => Some(self.handle_closed(slot)),
             OpKind::CancelConnect | OpKind::CancelReceive | OpKind::CancelSend => {
                 socket.handle_cancelled();
+                self.sockets.mark_changed(slot);
                 None
             }
             OpKind::Accept | OpKind::CancelAccept | OpKind::Wake | OpKind::CancelWake => {
                 unreachable!("not an operation of a socket")
             }
-        };
-        // A receive that goes on is the one completion that cannot make another operation due.
-        if !cqe.more {
-            self.sockets.mark_changed(slot);
         }
-        outcome
     }
 
-    fn handle_receive(&mut self, slot: u32, cqe: Cqe) -> Option<Outcome> {
-        let socket = self.sockets.get_mut(slot)?;
-        let channel = socket.channel();
-        let received = socket.handle_receive(cqe.result, cqe.more);
+    fn received(&mut self, channel: ChannelId, received: Received, cqe: Cqe) -> Option<Outcome> {
         match received {
             Received::Data(len) => {
                 if !cqe.more {
@@ -124,10 +136,8 @@ impl<K: Kernel> UringDriver<K> {
         }
     }
 
-    fn handle_send(&mut self, slot: u32, result: i32) -> Option<Outcome> {
-        let socket = self.sockets.get_mut(slot)?;
-        let channel = socket.channel();
-        let error = match socket.handle_send(result) {
+    fn sent(&mut self, channel: ChannelId, end: SendEnd) -> Option<Outcome> {
+        let error = match end {
             SendEnd::Done => None,
             SendEnd::Failed(errno) => Some(errno),
             SendEnd::Short => {
@@ -135,7 +145,8 @@ impl<K: Kernel> UringDriver<K> {
                 return None;
             }
         };
-        let batch = self.spare_sends.give_back(socket.take_batch());
+        let send = self.sockets.get_mut(channel.slot())?.take_send();
+        let batch = send.into_batch(&mut self.spare_gathers);
         Some(Completion::Sent { channel, batch, error }.into())
     }
 
@@ -147,7 +158,7 @@ impl<K: Kernel> UringDriver<K> {
             let gone = |_| sockets::no_endpoint();
             let local = self.kernel.local_endpoint(fd).unwrap_or_else(gone);
             let peer = self.kernel.peer_endpoint(fd).unwrap_or_else(gone);
-            Completion::Dialed { channel, local, peer }.into()
+            Completion::Dialed { channel, endpoints: Box::new(Endpoints { local, peer }) }.into()
         })
     }
 
@@ -195,7 +206,8 @@ impl<K: Kernel> UringDriver<K> {
             Some(_) | None => listening,
         };
         let socket = Accepted(u64::try_from(fd.0).expect("an accepted descriptor is not negative"));
-        Some(Completion::Accepted { listener, socket, local, peer }.into())
+        let endpoints = Box::new(Endpoints { local, peer });
+        Some(Completion::Accepted { listener, socket, endpoints }.into())
     }
 
     fn note_recovered_acceptors(&mut self) {

@@ -9,75 +9,81 @@ use crate::driver::Batch;
 /// Most slices gathered into one operation; the kernel's own bound is 1024.
 const MAX_GATHER: usize = 64;
 
-/// One send: the batch and what describes it to the kernel. Boxed, so that the header stays where it is.
+/// One send: the batch, and what describes it to the kernel when it is in several places.
+#[derive(Debug)]
 pub(crate) struct SendOp {
-    batch: Batch,
+    batch: Box<Batch>,
+    gather: Option<Box<Gather>>,
+}
+
+/// Boxed, so that the header stays where it is.
+struct Gather {
     slices: Vec<libc::iovec>,
     header: libc::msghdr,
 }
 
 impl SendOp {
-    fn new() -> Self {
-        // SAFETY: all-zero is a valid msghdr: null pointers and zero lengths.
-        let header = unsafe { std::mem::zeroed() };
-        Self { batch: Batch::default(), slices: Vec::new(), header }
+    pub(crate) fn new(batch: Box<Batch>) -> Self {
+        Self { batch, gather: None }
     }
 
     pub(crate) fn batch(&mut self) -> &mut Batch {
         &mut self.batch
     }
 
-    /// The operation that sends what is unsent. It points into this box, which must outlive it.
-    pub(crate) fn sqe(&mut self, fd: Fd) -> Sqe {
-        let Self { batch, slices, header } = self;
+    /// The operation that sends what is unsent. It points to what this owns, which must outlive it.
+    pub(crate) fn sqe(&mut self, fd: Fd, spare: &mut SpareGathers) -> Sqe {
+        if let Some(slice) = self.batch.unsent_of_lone_chunk() {
+            return Sqe::Send { fd, data: slice.as_ptr(), len: slice.len() };
+        }
+        let gather = self.gather.get_or_insert_with(|| spare.take());
+        let Gather { slices, header } = &mut **gather;
         slices.clear();
         slices.extend(
-            batch.unsent().take(MAX_GATHER).map(|slice| libc::iovec {
+            self.batch.unsent().take(MAX_GATHER).map(|slice| libc::iovec {
                 iov_base: slice.as_ptr().cast_mut().cast(),
                 iov_len: slice.len(),
             }),
         );
-        match slices.as_mut_slice() {
-            [one] => Sqe::Send { fd, data: one.iov_base.cast_const().cast(), len: one.iov_len },
-            many => {
-                header.msg_iov = many.as_mut_ptr();
-                header.msg_iovlen = many.len();
-                Sqe::SendGather { fd, header }
-            }
+        header.msg_iov = slices.as_mut_ptr();
+        header.msg_iovlen = slices.len();
+        Sqe::SendGather { fd, header }
+    }
+
+    /// The batch, when the kernel is done with it.
+    pub(crate) fn into_batch(self, spare: &mut SpareGathers) -> Box<Batch> {
+        if let Some(gather) = self.gather {
+            spare.give_back(gather);
         }
+        self.batch
     }
 }
 
-impl fmt::Debug for SendOp {
+impl fmt::Debug for Gather {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendOp").field("batch", &self.batch).finish_non_exhaustive()
+        f.debug_struct("Gather").field("slices", &self.slices.len()).finish_non_exhaustive()
     }
 }
 
-/// Send operations that are not in use, so that sending allocates nothing in steady state.
+/// Those that are not in use, so that sending allocates nothing in steady state.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::vec_box,
-    reason = "the box goes to the socket and comes back; the header in it must not move"
-)]
-pub(crate) struct SpareSends(Vec<Box<SendOp>>);
+#[expect(clippy::vec_box, reason = "the box goes to the send and comes back; the header in it must not move")]
+pub(crate) struct SpareGathers(Vec<Box<Gather>>);
 
-impl SpareSends {
+impl SpareGathers {
     const MOST: usize = 1024;
 
-    pub(crate) fn take(&mut self, batch: Batch) -> Box<SendOp> {
-        let mut op = self.0.pop().unwrap_or_else(|| Box::new(SendOp::new()));
-        op.batch = batch;
-        op
+    fn take(&mut self) -> Box<Gather> {
+        self.0.pop().unwrap_or_else(|| {
+            // SAFETY: all-zero is a valid msghdr: null pointers and zero lengths.
+            let header = unsafe { std::mem::zeroed() };
+            Box::new(Gather { slices: Vec::new(), header })
+        })
     }
 
-    /// Takes the batch out of an operation the kernel is done with.
-    pub(crate) fn give_back(&mut self, mut op: Box<SendOp>) -> Batch {
-        let batch = std::mem::take(&mut op.batch);
-        op.slices.clear();
+    fn give_back(&mut self, gather: Box<Gather>) {
         if self.0.len() < Self::MOST {
-            self.0.push(op);
+            self.0.push(gather);
         }
-        batch
     }
 }

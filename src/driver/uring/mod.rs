@@ -38,7 +38,7 @@ mod token;
 mod wake;
 
 use host::HostKernel;
-use in_flight::SpareSends;
+use in_flight::SpareGathers;
 use kernel::{EnterWait, Fd, Kernel, Sqe};
 use recv_buffers::RecvBuffers;
 use socket::{Op, Socket};
@@ -56,7 +56,7 @@ pub(crate) struct UringDriver<K: Kernel = HostKernel> {
     buffers: ManuallyDrop<RecvBuffers>,
     sockets: ManuallyDrop<SocketTable<Socket>>,
     acceptors: Vec<Option<Acceptor<Fd>>>,
-    spare_sends: SpareSends,
+    spare_gathers: SpareGathers,
     starved: Starved,
     /// Completions that need no kernel to come about.
     ready: VecDeque<Outcome>,
@@ -114,7 +114,7 @@ impl<K: Kernel> UringDriver<K> {
             buffers: ManuallyDrop::new(buffers),
             sockets: ManuallyDrop::new(SocketTable::new(settings.first_slot)),
             acceptors: Vec::new(),
-            spare_sends: SpareSends::default(),
+            spare_gathers: SpareGathers::default(),
             starved: Starved::default(),
             ready: VecDeque::new(),
             lent: None,
@@ -143,7 +143,7 @@ impl<K: Kernel> UringDriver<K> {
         // An error means that the connection is gone already: nothing is lost by it.
         drop(if reset { self.kernel.reset_on_close(fd) } else { self.kernel.shutdown(fd, Shutdown::Both) });
         if let Some(op) = unsent {
-            let batch = self.spare_sends.give_back(op);
+            let batch = op.into_batch(&mut self.spare_gathers);
             self.ready
                 .push_back(Completion::Sent { channel, batch, error: Some(Errno(libc::ECANCELED)) }.into());
         }
@@ -209,7 +209,7 @@ impl<K: Kernel> UringDriver<K> {
             }
             let Some(socket) = self.sockets.get_mut(slot) else { return true };
             let Some(op) = socket.next_op() else { return true };
-            let (user_data, sqe) = describe(socket, op);
+            let (user_data, sqe) = describe(socket, op, &mut self.spare_gathers);
             self.push(user_data, sqe);
         }
     }
@@ -254,8 +254,8 @@ impl<K: Kernel> UringDriver<K> {
     }
 
     fn push(&mut self, user_data: u64, sqe: Sqe) {
-        // SAFETY: an address and a send lie boxed in their socket, which keeps them until their terminal completion;
-        // sockets are dropped at in-flight zero alone.
+        // SAFETY: an address, a batch and its gather lie boxed in their socket, which keeps them until their terminal
+        // completion; sockets are dropped at in-flight zero alone.
         unsafe { self.kernel.push(user_data, sqe) };
         self.in_flight += 1;
         self.counters.submissions.add(1);
@@ -380,10 +380,7 @@ impl<K: Kernel> Driver for UringDriver<K> {
                     self.sockets.change(channel).cancel_dial();
                 }
             }
-            Submission::Send { channel, batch } => {
-                let op = self.spare_sends.take(batch);
-                self.sockets.change(channel).queue_send(op);
-            }
+            Submission::Send { channel, batch } => self.sockets.change(channel).queue_send(batch),
             Submission::PauseReading { channel } => self.sockets.change(channel).want_reading(false),
             Submission::ResumeReading { channel } => self.resume_reading(channel),
             Submission::ShutdownWrite { channel } => {
@@ -452,7 +449,7 @@ fn fd_of(socket: &Accepted) -> Fd {
 }
 
 /// The operation as the kernel is to see it, and the name under which it comes back.
-fn describe(socket: &mut Socket, op: Op) -> (u64, Sqe) {
+fn describe(socket: &mut Socket, op: Op, spare: &mut SpareGathers) -> (u64, Sqe) {
     let (fd, channel) = (socket.fd(), socket.channel());
     let name = |kind| Token::of_channel(kind, channel).user_data();
     match op {
@@ -461,7 +458,7 @@ fn describe(socket: &mut Socket, op: Op) -> (u64, Sqe) {
             (name(OpKind::Connect), Sqe::Connect { fd, address })
         }
         Op::Receive => (name(OpKind::Receive), Sqe::Receive { fd }),
-        Op::Send => (name(OpKind::Send), socket.send_op().expect("a send has a batch").sqe(fd)),
+        Op::Send => (name(OpKind::Send), socket.send_op().expect("a send has a batch").sqe(fd, spare)),
         Op::Close => (name(OpKind::Close), Sqe::Close { fd }),
         Op::CancelConnect => (name(OpKind::CancelConnect), Sqe::Cancel { target: name(OpKind::Connect) }),
         Op::CancelReceive => (name(OpKind::CancelReceive), Sqe::Cancel { target: name(OpKind::Receive) }),

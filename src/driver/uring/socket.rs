@@ -8,6 +8,7 @@ use socket2::SockAddr;
 
 use super::in_flight::SendOp;
 use super::kernel::Fd;
+use crate::driver::Batch;
 use crate::error::Errno;
 use crate::id::ChannelId;
 
@@ -93,7 +94,7 @@ pub(crate) struct Socket {
     receive_ended: bool,
     dial_errno: Option<Errno>,
     address: Option<Box<SockAddr>>,
-    batch: Option<Box<SendOp>>,
+    send_op: Option<SendOp>,
 }
 
 impl Socket {
@@ -113,7 +114,7 @@ impl Socket {
             receive_ended: false,
             dial_errno: None,
             address,
-            batch: None,
+            send_op: None,
         }
     }
 
@@ -138,7 +139,7 @@ impl Socket {
     }
 
     pub(crate) fn send_op(&mut self) -> Option<&mut SendOp> {
-        self.batch.as_deref_mut()
+        self.send_op.as_mut()
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
@@ -159,17 +160,17 @@ impl Socket {
         self.cancel_dial = true;
     }
 
-    pub(crate) fn queue_send(&mut self, op: Box<SendOp>) {
-        assert!(self.batch.is_none(), "one send at a time for a channel");
-        self.batch = Some(op);
+    pub(crate) fn queue_send(&mut self, batch: Box<Batch>) {
+        assert!(self.send_op.is_none(), "one send at a time for a channel");
+        self.send_op = Some(SendOp::new(batch));
     }
 
     /// Returns the batch when the kernel does not have it and never will.
-    pub(crate) fn close(&mut self, reset: bool) -> Option<Box<SendOp>> {
+    pub(crate) fn close(&mut self, reset: bool) -> Option<SendOp> {
         assert_eq!(self.phase, Phase::Connected, "a channel is closed once, and a dial is cancelled");
         self.phase = Phase::Closing { reset };
         self.starved = false;
-        if self.send == InKernel::No { self.batch.take() } else { None }
+        if self.send == InKernel::No { self.send_op.take() } else { None }
     }
 
     /// Lets it wait for [`Socket::feed`]. False when it does already, or the kernel has a receive.
@@ -226,7 +227,7 @@ impl Socket {
     }
 
     fn next_send_op(&mut self) -> Option<Op> {
-        (self.send == InKernel::No && self.batch.is_some()).then(|| {
+        (self.send == InKernel::No && self.send_op.is_some()).then(|| {
             self.send = InKernel::Yes;
             Op::Send
         })
@@ -241,7 +242,7 @@ impl Socket {
         if reset && self.send == InKernel::Yes {
             self.send = InKernel::Cancelling;
             if planted!(FreeOnCancel) {
-                self.batch = None;
+                self.send_op = None;
             }
             return Some(Op::CancelSend);
         }
@@ -318,7 +319,7 @@ impl Socket {
         self.ended();
         self.send = InKernel::No;
         let closing = self.is_closing();
-        let batch = self.batch.as_mut().expect("the batch stays until its send ended").batch();
+        let batch = self.send_op.as_mut().expect("the batch stays until its send ended").batch();
         match usize::try_from(result) {
             // The kernel takes something of what is not empty, or says why not.
             Ok(0) => SendEnd::Failed(Errno(libc::EPIPE)),
@@ -341,10 +342,10 @@ impl Socket {
         }
     }
 
-    /// The batch of a send that is done or failed.
-    pub(crate) fn take_batch(&mut self) -> Box<SendOp> {
+    /// The send that is done or failed.
+    pub(crate) fn take_send(&mut self) -> SendOp {
         assert_eq!(self.send, InKernel::No, "the kernel still reads the batch");
-        self.batch.take().expect("a send has a batch")
+        self.send_op.take().expect("a send has a batch")
     }
 
     /// True when a receive ought to be armed, and is not: only a lack of buffers excuses it, or a push to come.
@@ -363,16 +364,16 @@ impl Socket {
     pub(crate) fn handle_closed(&mut self) -> Ending {
         self.ended();
         assert_eq!((self.phase, self.in_flight), (Phase::CloseSubmitted, 0));
-        debug_assert!(self.batch.is_none(), "a batch goes back before its channel is closed");
+        debug_assert!(self.send_op.is_none(), "a batch goes back before its channel is closed");
         self.dial_errno.map_or(Ending::Closed, Ending::DialFailed)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::driver::batch::{Batch, Segment};
-    use crate::driver::uring::in_flight::SpareSends;
 
     fn socket() -> Socket {
         Socket::connected(ChannelId::new(1, 1), Fd(7))
@@ -388,9 +389,9 @@ mod tests {
 
     fn sending() -> Socket {
         let mut socket = socket();
-        let mut batch = Batch::default();
-        batch.push(Segment::Chunk(b"hello".to_vec()));
-        socket.queue_send(SpareSends::default().take(batch));
+        let mut batch = Box::<Batch>::default();
+        batch.push_shared(Bytes::from_static(b"hello"));
+        socket.queue_send(batch);
         assert_eq!(socket.next_op(), Some(Op::Send));
         socket
     }
@@ -471,7 +472,7 @@ mod tests {
         assert_eq!(socket.next_op(), Some(Op::CancelSend));
         socket.handle_cancelled();
         assert_eq!(socket.handle_send(3), SendEnd::Failed(Errno(libc::ECANCELED)));
-        assert_eq!(socket.take_batch().batch().written(), 3);
+        assert_eq!(socket.take_send().batch().written(), 3);
         assert_eq!(socket.next_op(), None);
         socket.handle_cancelled();
         assert_eq!(socket.handle_receive(4, true), Received::Nothing);
@@ -484,9 +485,9 @@ mod tests {
     #[test]
     fn a_batch_the_kernel_never_had_comes_back_at_the_close() {
         let mut socket = socket();
-        let mut batch = Batch::default();
-        batch.push(Segment::Chunk(vec![1]));
-        socket.queue_send(SpareSends::default().take(batch));
+        let mut batch = Box::<Batch>::default();
+        batch.push_shared(Bytes::from_static(b"1"));
+        socket.queue_send(batch);
         assert!(socket.close(false).is_some());
         assert_eq!(socket.next_op(), Some(Op::Close));
     }
