@@ -63,12 +63,13 @@ impl<K: Kernel> UringDriver<K> {
                 self.close_listener_if_done(token.slot);
                 None
             }
-            OpKind::Connect | OpKind::Receive | OpKind::Send | OpKind::Close => {
-                self.dispatch_to_socket(token, cqe)
-            }
-            OpKind::CancelConnect | OpKind::CancelReceive | OpKind::CancelSend => {
-                self.dispatch_to_socket(token, cqe)
-            }
+            OpKind::Connect
+            | OpKind::Receive
+            | OpKind::Send
+            | OpKind::Close
+            | OpKind::CancelConnect
+            | OpKind::CancelReceive
+            | OpKind::CancelSend => self.dispatch_to_socket(token, cqe),
         }
     }
 

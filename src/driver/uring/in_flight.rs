@@ -32,6 +32,7 @@ impl SendOp {
     }
 
     /// The operation that sends what is unsent. It points to what this owns, which must outlive it.
+    #[inline]
     pub(crate) fn sqe(&mut self, fd: Fd, spare: &mut SpareGathers) -> Sqe {
         if let Some(slice) = self.batch.unsent_of_lone_chunk() {
             return Sqe::Send { fd, data: slice.as_ptr(), len: slice.len() };

@@ -449,6 +449,7 @@ fn fd_of(socket: &Accepted) -> Fd {
 }
 
 /// The operation as the kernel is to see it, and the name under which it comes back.
+#[inline]
 fn describe(socket: &mut Socket, op: Op, spare: &mut SpareGathers) -> (u64, Sqe) {
     let (fd, channel) = (socket.fd(), socket.channel());
     let name = |kind| Token::of_channel(kind, channel).user_data();
