@@ -230,6 +230,9 @@ fn run_node<H: Handler + Send + 'static>(node: Builder, handler: H) -> anyhow::R
     Ok(handle.stats().enters)
 }
 
+/// From this length on the sender makes a message where it is sent from: a copy costs more than the memory.
+const IN_PLACE_MIN: usize = 16 << 10;
+
 /// The sender that is a node.
 struct Sender {
     plan: Plan,
@@ -272,9 +275,16 @@ impl Sender {
         let (channel, source) = (self.channels[lane], &mut self.sources[lane]);
         while self.phase == Phase::Sending && !cx.is_backed_up(channel) {
             let (before, size) = (source.sent, source.next_size());
-            self.scratch.clear();
-            source.write(size, &mut self.scratch);
-            if let Err(error) = cx.send(channel, &self.scratch) {
+            let sent = if size >= IN_PLACE_MIN {
+                let mut message = Vec::with_capacity(size);
+                source.write(size, &mut message);
+                cx.send_bytes(channel, message.into())
+            } else {
+                self.scratch.clear();
+                source.write(size, &mut self.scratch);
+                cx.send(channel, &self.scratch)
+            };
+            if let Err(error) = sent {
                 source.sent = before;
                 self.failure.get_or_insert_with(|| format!("connection {lane}: {error}"));
                 return;
