@@ -1,5 +1,5 @@
-//! The memory of sends: buffers of two sizes for small ones, and the batches that list them, kept by the loop for all its channels.
-//! An idle channel holds none.
+//! The memory of sends: buffers of two sizes for small ones, and the batches that list them, kept by the loop for all
+//! its channels. An idle channel holds none.
 
 use crate::driver::Batch;
 

@@ -15,8 +15,8 @@ impl Channel {
             Phase::Resolving | Phase::Closed => None,
             Phase::Dialing => self.next_dial(now),
             Phase::Opening | Phase::Open | Phase::Broken | Phase::Flushing | Phase::Lingering => {
-                if self.socket.is_some() {
-                    return self.next_adopt();
+                if let Some(adopt) = self.next_adopt() {
+                    return Some(adopt);
                 }
                 if let Some(change) = self.next_reading(now) {
                     return Some(change);

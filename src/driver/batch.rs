@@ -89,9 +89,11 @@ impl Batch {
             let room = max_bytes.saturating_sub(to.len);
             let part = match self.segments.front_mut() {
                 Some(Segment::Shared(bytes)) if room > 0 && bytes.len() > room => {
-                    Some(Segment::Shared(bytes.split_to(room)))
+                    Segment::Shared(bytes.split_to(room))
                 }
-                Some(next) if next.as_slice().len() <= room || to.is_empty() => self.segments.pop_front(),
+                Some(next) if next.as_slice().len() <= room || to.is_empty() => {
+                    self.segments.pop_front().expect("it was looked at")
+                }
                 None if self.tail.len() <= room || to.is_empty() => {
                     to.tail = std::mem::take(&mut self.tail);
                     to.len += to.tail.len();
@@ -99,8 +101,8 @@ impl Batch {
                 }
                 Some(_) | None => break,
             };
-            to.len += part.as_ref().map_or(0, |part| part.as_slice().len());
-            to.segments.extend(part);
+            to.len += part.as_slice().len();
+            to.segments.push_back(part);
         }
         self.len -= to.len;
     }

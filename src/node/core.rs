@@ -415,7 +415,7 @@ impl Core {
         taken
     }
 
-    /// A batch has come back. True when something follows from it.
+    /// A batch has come back. Most of the time nothing follows from it; true when the handler is to be told something.
     pub(crate) fn take_back(&mut self, id: ChannelId, batch: Box<Batch>, error: Option<Errno>) -> bool {
         let Some(channel) = self.channels.get_mut(id) else {
             debug_assert!(false, "{id}: a batch of a channel that is gone");
@@ -423,7 +423,12 @@ impl Core {
         };
         channel.handle_sent(batch, error, &mut self.pool, self.now);
         // Those who post look how full the outbox is.
-        !channel.is_at_rest() || self.posted_sends
+        if channel.is_at_rest() && !self.posted_sends {
+            return false;
+        }
+        let tells = channel.has_deliverable();
+        self.channels.mark_dirty(id);
+        tells
     }
 
     // What is left of a channel's turn.

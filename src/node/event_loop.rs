@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::channel::{self, Event};
 use crate::config::Mode;
-use crate::driver::{Batch, Completion, Driver, ListenerId, Wait};
+use crate::driver::{Completion, Driver, ListenerId, Wait};
 use crate::error::{CloseReason, CloseReport, ClosedBy, DriverError, Errno, NodeError};
 use crate::id::ChannelId;
 use crate::node::context::Context;
@@ -263,7 +263,11 @@ impl<'a, H: Handler> Turn<'a, H> {
         let now = self.core.now;
         match completion {
             Completion::Received { channel, bytes } => self.deliver(channel, bytes),
-            Completion::Sent { channel, batch, error } => self.sent(channel, batch, error),
+            Completion::Sent { channel, batch, error } => {
+                if self.core.take_back(channel, batch, error) {
+                    self.deliver(channel, &[]);
+                }
+            }
             Completion::PeerEof { channel } => self.advance(channel, |channel| channel.handle_eof(now)),
             Completion::ReceiveFailed { channel, errno } => {
                 self.advance(channel, |channel| channel.handle_receive_failed(errno, now));
@@ -308,13 +312,6 @@ impl<'a, H: Handler> Turn<'a, H> {
         happened(channel);
         if channel.has_deliverable() {
             self.deliver(id, &[]);
-        }
-    }
-
-    /// The most frequent completion beside [`Completion::Received`], and most of the time nothing follows from it.
-    fn sent(&mut self, id: ChannelId, batch: Box<Batch>, error: Option<Errno>) {
-        if self.core.take_back(id, batch, error) {
-            self.advance(id, |_| {});
         }
     }
 

@@ -153,7 +153,7 @@ impl Rig {
     }
 
     fn deliver_some(&mut self, mut input: &[u8]) {
-        while let Some(event) = self.channel.next_event(&mut input, self.now) {
+        while let Some(event) = self.next_event(&mut input) {
             assert!(self.report.is_none(), "{event:?} after closed");
             let text = match event {
                 Event::Opened => "opened".to_owned(),
@@ -187,6 +187,15 @@ impl Rig {
             self.channel.check();
         }
         self.channel.hold(input);
+    }
+
+    /// First by the short way, as the loop asks.
+    fn next_event<'b>(&mut self, input: &mut &'b [u8]) -> Option<Event<'b>> {
+        let flowing = match self.settings.mode {
+            Mode::Stream => self.channel.next_data(input, self.now).map(Event::Data),
+            Mode::Message => self.channel.next_message(input, self.now).map(Event::Message),
+        };
+        flowing.or_else(|| self.channel.next_event(input, self.now))
     }
 
     fn submit(&mut self, submission: Submission) {
@@ -266,7 +275,14 @@ impl Rig {
         let whole = batch.unsent().collect::<Vec<_>>().concat();
         self.kernel.sent.extend_from_slice(&whole[..bytes]);
         batch.advance(bytes);
+        let due_before = self.channel.deadline();
         self.channel.handle_sent(batch, errno.map(Errno), &mut self.pool, self.now);
+        if self.channel.is_at_rest() {
+            assert!(due_before.is_none_or(|before| self.channel.deadline().is_none_or(|at| at >= before)));
+            let done = (self.events.len(), self.submitted.len());
+            self.turn();
+            assert_eq!((self.events.len(), self.submitted.len()), done, "at rest nothing is to be done");
+        }
         self.turn()
     }
 
