@@ -16,7 +16,7 @@ use crate::node::core::{Core, TimerKey};
 use crate::node::dialing::Note;
 use crate::node::history::ClosedLink;
 use crate::node::info::{ChannelInfo, Direction};
-use crate::node::peers::{self, Action};
+use crate::node::peers::{self, Action, Peers};
 
 /// The loop that dials the persistent peers.
 pub(crate) const DIALING_LOOP: usize = 0;
@@ -73,31 +73,22 @@ impl Core {
     pub(crate) fn established(&mut self, id: ChannelId) {
         self.strangers.remove(id);
         let Some(channel) = self.channels.get(id) else { return };
-        let (Some(peer), Some(peers)) = (channel.link().peer(), &self.handle.shared().peers) else {
-            return;
-        };
+        let Some(peer) = channel.link().peer() else { return };
         let dialed = matches!(channel.direction(), channel::Direction::Dialed);
-        let instance = (peer.node_id, peer.instance_id);
-        if lock(peers).handle_established(id, instance, dialed, self.now) {
-            self.timers.insert(self.now + peers::PATIENCE, TimerKey::Duplicates);
+        let (instance, now) = ((peer.node_id, peer.instance_id), self.now);
+        if self.tell_peers(|peers| peers.handle_established(id, instance, dialed, now)) == Some(true) {
+            self.timers.insert(now + peers::PATIENCE, TimerKey::Duplicates);
         }
-        self.act();
     }
 
     pub(crate) fn confirmed(&mut self, id: ChannelId) {
-        if let Some(peers) = &self.handle.shared().peers {
-            lock(peers).handle_confirmed(id);
-        }
-        self.act();
+        self.tell_peers(|peers| peers.handle_confirmed(id));
     }
 
     /// The program is about to hear of the channel.
     pub(crate) fn opened(&mut self, id: ChannelId, info: &ChannelInfo) {
         let Some(channel) = self.channels.get(id) else { return };
-        let node = node_of(channel);
-        if let Some(peers) = self.handle.shared().peers.as_ref().filter(|_| !channel.is_admitted()) {
-            lock(peers).handle_opened(id);
-        }
+        let (node, is_admitted) = (node_of(channel), channel.is_admitted());
         let direction = info.direction;
         let peer = info.peer.as_ref().map(tracing::field::display);
         match &info.node {
@@ -110,18 +101,17 @@ impl Core {
             None => tracing::debug!(channel = %id, ?direction, peer, "opened"),
         }
         self.tell_dialing(Note::Opened { channel: id, node });
-        self.act();
+        if !is_admitted {
+            self.tell_peers(|peers| peers.handle_opened(id));
+        }
     }
 
     // Links go.
 
     /// A link whose end has begun takes no messages any more: the next one takes its place now, not at its `on_close`.
     pub(crate) fn leave(&mut self, id: ChannelId) {
-        let Some(peers) = &self.handle.shared().peers else { return };
-        let ended = self.channels.get_mut(id).is_some_and(Channel::has_just_ended);
-        if ended {
-            lock(peers).handle_ended(id);
-            self.act();
+        if self.channels.get_mut(id).is_some_and(Channel::has_just_ended) {
+            self.tell_peers(|peers| peers.handle_ended(id));
         }
     }
 
@@ -161,25 +151,32 @@ impl Core {
     // What is to be done with links to one node.
 
     pub(crate) fn settle_duplicates(&mut self) {
-        if let Some(peers) = &self.handle.shared().peers {
-            lock(peers).handle_timeout(self.now);
-        }
-        self.act();
+        let now = self.now;
+        self.tell_peers(|peers| peers.handle_timeout(now));
     }
 
-    fn act(&mut self) {
+    /// Says what happened to a link, and does what follows from it. None in stream mode, where nobody asks.
+    ///
+    /// Under one lock: what follows for this loop's channel is never left to another loop, whose mail might come when the
+    /// channel has ended, and what follows for a channel of another is posted in the order in which it was decided.
+    fn tell_peers<T>(&mut self, happened: impl FnOnce(&mut Peers) -> T) -> Option<T> {
         let handle = self.handle.clone();
-        let Some(peers) = &handle.shared().peers else { return };
-        loop {
-            let next = lock(peers).next_action();
-            let Some((channel, action)) = next else { return };
+        let mut peers = lock(handle.shared().peers.as_ref()?);
+        let outcome = happened(&mut peers);
+        let mut ours = Vec::new();
+        while let Some((channel, action)) = peers.next_action() {
             if self.elsewhere(channel).is_none() {
-                self.act_on(channel, action);
+                ours.push((channel, action));
             } else if let Some(port) = handle.shared().port_of(channel) {
                 // A loop that has ended has no channels.
                 let _ = port.mailbox.post_always(Command::Act { channel, action });
             }
         }
+        drop(peers);
+        for (channel, action) in ours {
+            self.act_on(channel, action);
+        }
+        Some(outcome)
     }
 
     pub(crate) fn act_on(&mut self, id: ChannelId, action: Action) {

@@ -1,11 +1,11 @@
 //! Peers that fall silent, and peers that go and come back.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::time::Duration;
 
 use ringlink::{Address, CloseReason, Limits};
 
-use super::foreign::{DATA, Foreign, PING, frame};
+use super::foreign::{DATA, Foreign, Hello, PING, frame};
 use super::support::{Bed, Event, eventually};
 
 fn impatient(limits: &mut Limits) {
@@ -101,4 +101,32 @@ fn a_stream_peer_is_dialed_again_when_it_has_closed() {
     for _ in 0..3 {
         drop(listener.accept().unwrap());
     }
+}
+
+#[test]
+fn a_link_that_ends_at_once_is_heard_of_whichever_loop_has_it() {
+    const EACH: u16 = 100;
+    let bed = Bed::start(|builder| builder.loops(4));
+    let address = bed.address();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    let mut brief = Foreign::connect(address);
+                    let mut hello = Hello::in_answer_to(&brief.hello, thread, 1);
+                    hello.node[..2].copy_from_slice(&number.to_le_bytes());
+                    brief.write(&hello.encode());
+                    brief.stream.shutdown(Shutdown::Write).unwrap();
+                    while brief.read_frame().is_some() {}
+                }
+            });
+        }
+        let mut left = 4 * EACH;
+        while left > 0 {
+            if let Event::Closed(channel, report) = bed.next("the end of a link") {
+                assert!(report.opened, "{channel}: {report}");
+                left -= 1;
+            }
+        }
+    });
 }

@@ -115,7 +115,8 @@ pub(crate) fn is_hello(data: &[u8], ours: &[u8]) -> Result<bool, &'static str> {
     }
 }
 
-fn check_hello(theirs: &[u8], ours: &[u8]) -> Result<(), &'static str> {
+/// What keeps the node that says `theirs` from a link with the one that says `ours`.
+pub(crate) fn check_hello(theirs: &[u8], ours: &[u8]) -> Result<(), &'static str> {
     if !HELLO.contains(&theirs.len()) {
         return Err("a hello has 104 to 1024 bytes");
     }

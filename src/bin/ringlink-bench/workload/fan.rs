@@ -140,6 +140,7 @@ impl<P: Pattern> Fan<P> {
                 Kind::Data if self.peers[lane].open => self.pattern.message(io, lane, payload)?,
                 Kind::Ping => self.say(io, lane, Kind::Pong, &frames::pong(payload)),
                 Kind::Hello if !self.peers[lane].open => {
+                    frames::check_hello(payload, &hello(lane))?;
                     self.peers[lane].open = true;
                     self.pattern.opened(io, lane);
                     self.gate.one_opened();
@@ -183,6 +184,10 @@ impl<P: Pattern> Fan<P> {
     }
 }
 
+fn hello(lane: Lane) -> Vec<u8> {
+    frames::hello(u32::try_from(lane).expect("a thread has fewer lanes than a word can tell apart"))
+}
+
 impl<P: Pattern> Load for Fan<P> {
     fn start(&mut self, io: &mut dyn Io) {
         (0..DIALS).for_each(|_| self.dial_next(io));
@@ -190,8 +195,7 @@ impl<P: Pattern> Load for Fan<P> {
     }
 
     fn opened(&mut self, io: &mut dyn Io, lane: Lane) {
-        let number = u32::try_from(lane).expect("a thread has fewer lanes than a word can tell apart");
-        self.say(io, lane, Kind::Hello, &frames::hello(number));
+        self.say(io, lane, Kind::Hello, &hello(lane));
     }
 
     fn received(&mut self, io: &mut dyn Io, lane: Lane, data: &[u8]) {
