@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Proves that every dependency built on Linux, those of peers/ included, has a licence we may use and comes from crates.io,
-# and that the library does without the binaries' crates. By cargo and awk alone: cargo-deny takes longer to build than all of ringlink.
+# Proves that every dependency built on Linux, those of peers/ included, has a licence we may use and comes from
+# crates.io, and that the library does without the binaries' crates. By cargo and awk alone: cargo-deny takes longer to
+# build than all of ringlink.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 start=$SECONDS

@@ -271,19 +271,42 @@ impl Rig {
     }
 
     fn sent_part(&mut self, bytes: usize, errno: Option<i32>) -> &mut Self {
+        self.give_back(bytes, errno);
+        self.turn()
+    }
+
+    /// All of the batch comes back when nothing else is to be done: what follows, follows from it.
+    fn sent_alone(&mut self) {
+        self.turns();
+        let due_before = self.channel.deadline();
+        let len = self.kernel.out.as_ref().expect("a send is out").len();
+        self.give_back(len, None);
+        let is_at_rest = self.channel.is_at_rest();
+        if is_at_rest {
+            assert!(due_before.is_none_or(|before| self.channel.deadline().is_none_or(|at| at >= before)));
+        }
+        assert!(self.turns() || !is_at_rest, "at rest nothing is to be done");
+    }
+
+    fn give_back(&mut self, bytes: usize, errno: Option<i32>) {
         let mut batch = self.kernel.out.take().expect("a send is out");
         let whole = batch.unsent().collect::<Vec<_>>().concat();
         self.kernel.sent.extend_from_slice(&whole[..bytes]);
         batch.advance(bytes);
-        let due_before = self.channel.deadline();
         self.channel.handle_sent(batch, errno.map(Errno), &mut self.pool, self.now);
-        if self.channel.is_at_rest() {
-            assert!(due_before.is_none_or(|before| self.channel.deadline().is_none_or(|at| at >= before)));
-            let done = (self.events.len(), self.submitted.len());
+    }
+
+    /// Turns until nothing happens any more. True when nothing did.
+    fn turns(&mut self) -> bool {
+        let done = |rig: &Self| (rig.events.len(), rig.submitted.len());
+        let before = done(self);
+        loop {
+            let last = done(self);
             self.turn();
-            assert_eq!((self.events.len(), self.submitted.len()), done, "at rest nothing is to be done");
+            if done(self) == last {
+                return last == before;
+            }
         }
-        self.turn()
     }
 
     /// Answers a close, as the driver must.

@@ -106,10 +106,12 @@ fn every_phase_bears_every_pair_of_commands_and_ends_once() {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Command(usize),
+    Turn,
     Receive(u8),
     Eof,
     ReceiveFailed(i32),
     Sent,
+    SentAlone,
     SendFailed(usize, i32),
     Dialed,
     DialFailed,
@@ -121,12 +123,14 @@ pub(super) enum Step {
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let errno = || prop_oneof![Just(libc::EPIPE), Just(libc::ECONNRESET), Just(libc::EIO)];
     prop_oneof![
-        12 => (0..6_usize).prop_map(Step::Command),
-        2 => (6..COMMANDS.len()).prop_map(Step::Command),
+        10 => (0..5_usize).prop_map(Step::Command),
+        1 => (5..COMMANDS.len()).prop_map(Step::Command),
+        6 => Just(Step::Turn),
         5 => (1..20_u8).prop_map(Step::Receive),
         1 => Just(Step::Eof),
         1 => errno().prop_map(Step::ReceiveFailed),
-        6 => Just(Step::Sent),
+        4 => Just(Step::Sent),
+        2 => Just(Step::SentAlone),
         1 => (0..5_usize, errno()).prop_map(|(bytes, errno)| Step::SendFailed(bytes, errno)),
         2 => Just(Step::Dialed),
         1 => Just(Step::DialFailed),
@@ -145,6 +149,7 @@ impl Rig {
         let len = kernel.out.as_ref().map_or(0, |batch| batch.len());
         match *step {
             Step::Command(command) => COMMANDS[command](self),
+            Step::Turn => _ = self.turn(),
             Step::Receive(len) if receives => {
                 let from = self.given.len();
                 let bytes: Vec<u8> = script.iter().cycle().skip(from).take(len.into()).copied().collect();
@@ -153,6 +158,7 @@ impl Rig {
             Step::Eof if receives => _ = self.eof(),
             Step::ReceiveFailed(errno) if receives => _ = self.receive_failed(errno),
             Step::Sent if len > 0 => _ = self.sent(),
+            Step::SentAlone if len > 0 => self.sent_alone(),
             Step::SendFailed(bytes, errno) if len > 0 => _ = self.sent_part(bytes.min(len), Some(errno)),
             Step::Dialed if kernel.dialing => _ = self.dialed(),
             Step::DialFailed if kernel.dialing => _ = self.dial_failed(libc::ECONNREFUSED),
@@ -165,6 +171,7 @@ impl Rig {
             | Step::Eof
             | Step::ReceiveFailed(_)
             | Step::Sent
+            | Step::SentAlone
             | Step::SendFailed(..)
             | Step::Dialed
             | Step::DialFailed
@@ -175,6 +182,11 @@ impl Rig {
     }
 }
 
+/// An outbox that two sends fill and one drains.
+fn tight(limits: &mut Limits) {
+    (limits.outbox_low, limits.outbox_high, limits.outbox_max) = (5000, 8000, 20_000);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
     #[test]
@@ -183,7 +195,7 @@ proptest! {
         steps in prop::collection::vec(step(), 0..60),
     ) {
         let mut rig = match start {
-            0 => Rig::accepted(),
+            0 => Rig::new(|settings| accepted(ChannelId::new(0, 1), settings), tight),
             1 => Rig::dialing("127.0.0.1:2"),
             _ => Rig::dialing("a.name:1"),
         };

@@ -34,6 +34,7 @@ impl SendOp {
     /// The operation that sends what is unsent. It points to what this owns, which must outlive it.
     #[inline]
     pub(crate) fn sqe(&mut self, fd: Fd, spare: &mut SpareGathers) -> Sqe {
+        // Most batches are one chunk.
         if let Some(slice) = self.batch.unsent_of_lone_chunk() {
             return Sqe::Send { fd, data: slice.as_ptr(), len: slice.len() };
         }
@@ -46,9 +47,14 @@ impl SendOp {
                 iov_len: slice.len(),
             }),
         );
-        header.msg_iov = slices.as_mut_ptr();
-        header.msg_iovlen = slices.len();
-        Sqe::SendGather { fd, header }
+        match slices.as_mut_slice() {
+            [one] => Sqe::Send { fd, data: one.iov_base.cast_const().cast(), len: one.iov_len },
+            many => {
+                header.msg_iov = many.as_mut_ptr();
+                header.msg_iovlen = many.len();
+                Sqe::SendGather { fd, header }
+            }
+        }
     }
 
     /// The batch, when the kernel is done with it.
