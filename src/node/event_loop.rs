@@ -137,7 +137,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     /// Channels that were touched: what they have to tell, what they ask of the kernel, when they are due next.
     ///
-    /// What callbacks touch meanwhile is for the next turn, so a turn ends.
+    /// What callbacks touch meanwhile is for the next turn, unless it is still to come in this one, so a turn ends.
     fn flush(&mut self) {
         let dirty = self.core.channels.take_dirty();
         for &id in &dirty {
