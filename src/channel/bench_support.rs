@@ -59,7 +59,7 @@ impl Table {
                 id,
                 ListenerId(0),
                 socket,
-                Box::new(Endpoints { local: end(), peer: end() }),
+                Endpoints { local: end(), peer: end() },
                 link,
                 settings,
                 now,

@@ -27,11 +27,11 @@ impl Channel {
     }
 
     /// The link is made now: its handshake has a deadline that does not count the dial.
-    pub(crate) fn handle_dialed(&mut self, endpoints: Box<Endpoints>, link: Link, now: Mono) {
+    pub(crate) fn handle_dialed(&mut self, endpoints: Endpoints, link: Link, now: Mono) {
         debug_assert_eq!(self.phase, Phase::Dialing);
         // TCP connects a socket to itself when it dials a free port of its own machine and is given that very port.
         // (Both ends of a Unix socket may be nameless.)
-        let Endpoints { local, peer } = &*endpoints;
+        let Endpoints { local, peer } = &endpoints;
         let to_itself = local.socket_addr().is_some() && local == peer;
         self.endpoints = Some(endpoints);
         self.link = link;

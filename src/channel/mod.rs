@@ -147,7 +147,7 @@ pub(crate) struct Channel {
     settings: Rc<Settings>,
     direction: Direction,
     /// None while dialing.
-    endpoints: Option<Box<Endpoints>>,
+    endpoints: Option<Endpoints>,
     link: Link,
     outbox: Outbox,
     phase: Phase,
@@ -183,7 +183,7 @@ impl Channel {
         id: ChannelId,
         listener: ListenerId,
         socket: Accepted,
-        endpoints: Box<Endpoints>,
+        endpoints: Endpoints,
         link: Link,
         settings: Rc<Settings>,
         now: Mono,

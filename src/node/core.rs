@@ -225,7 +225,7 @@ impl Core {
         };
         self.settings.counters.accepted.add(1);
         let (link, settings) = (self.new_link(), Rc::clone(&self.settings));
-        self.insert(Channel::accepted(id, listener, socket, endpoints, link, settings, self.now));
+        self.insert(Channel::accepted(id, listener, socket, *endpoints, link, settings, self.now));
         self.expect_hello(id);
         Some(id)
     }

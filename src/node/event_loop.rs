@@ -274,7 +274,7 @@ impl<'a, H: Handler> Turn<'a, H> {
             }
             Completion::Dialed { channel, endpoints } => {
                 let link = self.core.new_link();
-                self.advance(channel, |channel| channel.handle_dialed(endpoints, link, now));
+                self.advance(channel, |channel| channel.handle_dialed(*endpoints, link, now));
             }
             Completion::DialFailed { channel, errno } => {
                 self.advance(channel, |channel| channel.handle_dial_failed(errno, now));

@@ -30,8 +30,8 @@ fn tcp(port: u16) -> Endpoint {
     Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-fn endpoints(local: u16, peer: u16) -> Box<Endpoints> {
-    Box::new(Endpoints { local: tcp(local), peer: tcp(peer) })
+fn endpoints(local: u16, peer: u16) -> Endpoints {
+    Endpoints { local: tcp(local), peer: tcp(peer) }
 }
 
 pub(super) fn some_channel(id: ChannelId) -> Channel {
