@@ -214,7 +214,7 @@ fn clock_row() -> Row {
         name: "clock source",
         found: found.unwrap_or_else(|| "unknown".into()),
         wanted: "tsc, kvm-clock or arch_sys_counter".into(),
-        meaning: "the clock is read for each completion",
+        meaning: "the clock is read after each callback",
         remedy: "boot with clocksource=tsc, if the processor's is stable".into(),
         verdict: if slow { Verdict::Less } else { Verdict::Good },
     }
