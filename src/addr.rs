@@ -116,7 +116,7 @@ impl fmt::Display for Address {
 }
 
 /// Both ends of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Endpoints {
     pub(crate) local: Endpoint,
     pub(crate) peer: Endpoint,

@@ -115,9 +115,12 @@ impl Outbox {
         if self.is_sending() {
             return None;
         }
-        let waiting = self.waiting.as_mut()?;
-        let fits = waiting.len() <= max_bytes && waiting.segment_count() <= max_segments;
-        let batch = if fits { self.waiting.take()? } else { self.take_front(max_bytes, max_segments, pool)? };
+        let fits =
+            |waiting: &mut Box<Batch>| waiting.len() <= max_bytes && waiting.segment_count() <= max_segments;
+        let batch = match self.waiting.take_if(fits) {
+            Some(whole) => whole,
+            None => self.take_front(max_bytes, max_segments, pool)?,
+        };
         self.in_flight = batch.len();
         self.debug_check();
         Some(batch)
@@ -129,8 +132,9 @@ impl Outbox {
         max_segments: usize,
         pool: &mut ChunkPool,
     ) -> Option<Box<Batch>> {
+        let waiting = self.waiting.as_mut()?;
         let mut batch = pool.take_batch();
-        self.waiting.as_mut()?.move_front(&mut batch, max_bytes, max_segments);
+        waiting.move_front(&mut batch, max_bytes, max_segments);
         if let Some(emptied) = self.waiting.take_if(|waiting| waiting.is_empty()) {
             pool.give_back_batch(emptied);
         }

@@ -14,18 +14,11 @@ impl Channel {
         match self.phase {
             Phase::Resolving | Phase::Closed => None,
             Phase::Dialing => self.next_dial(now),
-            Phase::Opening | Phase::Open | Phase::Broken | Phase::Flushing | Phase::Lingering => {
-                if let Some(adopt) = self.next_adopt() {
-                    return Some(adopt);
-                }
-                if let Some(change) = self.next_reading(now) {
-                    return Some(change);
-                }
-                if let Some(send) = self.next_send(pool, now) {
-                    return Some(send);
-                }
-                self.next_ending(pool, now)
-            }
+            Phase::Opening | Phase::Open | Phase::Broken | Phase::Flushing | Phase::Lingering => self
+                .next_adopt()
+                .or_else(|| self.next_reading(now))
+                .or_else(|| self.next_send(pool, now))
+                .or_else(|| self.next_ending(pool, now)),
             Phase::Closing => self.next_adopt().or_else(|| self.next_close(pool)),
         }
     }

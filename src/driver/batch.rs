@@ -38,7 +38,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// Copies what there is room for behind what was copied last, and says how much that was.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(self.tail.capacity() - self.tail.len());
+        let taken = bytes.len().min(self.room());
         self.tail.extend_from_slice(&bytes[..taken]);
         self.len += taken;
         taken
@@ -48,13 +48,19 @@ impl Batch {
     #[inline(always)]
     pub(crate) fn extend_by_frame<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
         let len = N + payload.len();
-        let fits = self.tail.capacity() - self.tail.len() >= len;
+        let fits = self.room() >= len;
         if fits {
             self.tail.extend_from_slice(&header);
             self.tail.extend_from_slice(payload);
             self.len += len;
         }
         fits
+    }
+
+    #[inline]
+    fn room(&self) -> usize {
+        debug_assert_eq!(self.written, 0, "a batch grows only before it is sent");
+        self.tail.capacity() - self.tail.len()
     }
 
     /// What is copied from here on goes to this chunk; something is to follow.

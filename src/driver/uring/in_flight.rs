@@ -72,7 +72,7 @@ impl fmt::Debug for Gather {
     }
 }
 
-/// Those that are not in use, so that sending allocates nothing in steady state.
+/// Gathers that are not in use, so that sending allocates nothing in steady state.
 #[derive(Debug, Default)]
 #[expect(clippy::vec_box, reason = "the box goes to the send and comes back; the header in it must not move")]
 pub(crate) struct SpareGathers(Vec<Box<Gather>>);
