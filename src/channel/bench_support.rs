@@ -23,7 +23,7 @@ impl Sends {
     /// Queues a message `count` times, and sends all of it. Returns the operations that took.
     pub fn round(&mut self, header: [u8; 8], message: &[u8], count: usize) -> usize {
         for _ in 0..count {
-            self.outbox.push_frame(header, message, &mut self.pool);
+            self.outbox.push_frame(header, &[message], message.len(), &mut self.pool);
         }
         let mut operations = 0;
         while let Some(mut batch) = self.outbox.take_batch(256 << 10, MAX_SEGMENTS, &mut self.pool) {

@@ -44,25 +44,31 @@ enum Cap {
 impl Channel {
     /// Queues bytes, in message mode one message; copies them. All or nothing.
     pub(crate) fn send(&mut self, bytes: &[u8], pool: &mut ChunkPool) -> Result<(), SendError> {
-        self.send_copied(bytes, Cap::Holds, pool)
+        self.send_copied(&[bytes], Cap::Holds, pool)
+    }
+
+    /// As [`Channel::send`], for bytes that do not lie in one piece.
+    pub(crate) fn send_parts(&mut self, parts: &[&[u8]], pool: &mut ChunkPool) -> Result<(), SendError> {
+        self.send_copied(parts, Cap::Holds, pool)
     }
 
     /// As [`Channel::send`], for what another thread posted after `Slots::charge` found room for it.
     pub(crate) fn send_posted(&mut self, bytes: &[u8], pool: &mut ChunkPool) -> Result<(), SendError> {
-        self.send_copied(bytes, Cap::Passed, pool)
+        self.send_copied(&[bytes], Cap::Passed, pool)
     }
 
     // With what it calls one function, always: a call each costs a small message a tenth (benches/instructions.txt).
     #[inline(always)]
-    fn send_copied(&mut self, bytes: &[u8], cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
-        let size = self.admit_message(bytes.len(), cap)?;
+    fn send_copied(&mut self, parts: &[&[u8]], cap: Cap, pool: &mut ChunkPool) -> Result<(), SendError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let size = self.admit_message(len, cap)?;
         match self.settings.mode {
-            Mode::Stream => self.outbox.push(bytes, pool),
+            Mode::Stream => parts.iter().for_each(|part| self.outbox.push(part, pool)),
             Mode::Message => {
                 self.take_control(pool);
-                match self.link.whole_header(bytes.len()) {
-                    Some(header) => self.outbox.push_frame(header, bytes, pool),
-                    None => self.push_frames(bytes, pool),
+                match self.link.whole_header(len) {
+                    Some(header) => self.outbox.push_frame(header, parts, len, pool),
+                    None => self.push_frames(&parts.concat(), pool),
                 }
             }
         }
@@ -73,7 +79,7 @@ impl Channel {
     #[cold]
     fn push_frames(&mut self, bytes: &[u8], pool: &mut ChunkPool) {
         for (header, range) in self.link.frames(bytes.len()) {
-            self.outbox.push_frame(header, &bytes[range], pool);
+            self.outbox.push_frame(header, &[&bytes[range.clone()]], range.len(), pool);
         }
     }
 

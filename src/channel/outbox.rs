@@ -65,18 +65,20 @@ impl Outbox {
         self.debug_check();
     }
 
-    /// Copies a header and its payload.
+    /// Copies a header and the parts of its payload, which have `size` bytes together.
     #[inline(always)]
     pub(crate) fn push_frame<const N: usize>(
         &mut self,
         header: [u8; N],
-        payload: &[u8],
+        payload: &[&[u8]],
+        size: usize,
         pool: &mut ChunkPool,
     ) {
-        // Most of the time there is room for both, and so one test for both.
-        if !self.waiting.as_mut().is_some_and(|waiting| waiting.extend_by_frame(header, payload)) {
+        debug_assert_eq!(payload.iter().map(|part| part.len()).sum::<usize>(), size);
+        // Most of the time there is room for all of it, and so one test.
+        if !self.waiting.as_mut().is_some_and(|waiting| waiting.extend_by_frame(header, payload, size)) {
             self.push(&header, pool);
-            self.push(payload, pool);
+            payload.iter().for_each(|part| self.push(part, pool));
         }
     }
 
@@ -245,7 +247,8 @@ mod tests {
                 Step::Frame(len) => {
                     let header: [u8; 8] = self.bytes(8).try_into().unwrap();
                     let payload = self.bytes(len);
-                    self.outbox.push_frame(header, &payload, &mut self.pool);
+                    let (front, back) = payload.split_at(len / 3);
+                    self.outbox.push_frame(header, &[front, back], len, &mut self.pool);
                 }
                 Step::Shared(len) => {
                     let bytes = self.bytes(len);

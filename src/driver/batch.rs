@@ -44,15 +44,19 @@ impl Batch {
         taken
     }
 
-    /// The same for both or none.
+    /// The same for a header and the parts of its payload, of `size` bytes together: all of it or nothing.
     #[inline(always)]
-    pub(crate) fn extend_by_frame<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
-        let len = N + payload.len();
-        let fits = self.room() >= len;
+    pub(crate) fn extend_by_frame<const N: usize>(
+        &mut self,
+        header: [u8; N],
+        payload: &[&[u8]],
+        size: usize,
+    ) -> bool {
+        let fits = self.room() >= N + size;
         if fits {
             self.tail.extend_from_slice(&header);
-            self.tail.extend_from_slice(payload);
-            self.len += len;
+            payload.iter().for_each(|part| self.tail.extend_from_slice(part));
+            self.len += N + size;
         }
         fits
     }

@@ -81,6 +81,20 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// As [`Context::send`], for bytes that do not lie in one piece, such as a head and a body: in message mode the
+    /// parts are one message.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it was kept: see [`SendError`].
+    #[inline]
+    pub fn send_parts(&mut self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
+        match self.core.touch(channel) {
+            Some((found, pool)) => found.send_parts(parts, pool),
+            None => self.core.elsewhere(channel).ok_or(SendError::Closed)?.send_parts(channel, parts),
+        }
+    }
+
     /// As [`Context::send`]; from 4 KiB on the bytes are not copied.
     ///
     /// # Errors

@@ -72,7 +72,18 @@ impl Handle {
     ///
     /// Nothing of it was kept: see [`SendError`].
     pub fn send(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), SendError> {
-        self.post_send(channel, bytes.len(), |port| port.mailbox.post_send(channel, bytes))
+        self.send_parts(channel, &[bytes])
+    }
+
+    /// As [`Handle::send`], for bytes that do not lie in one piece, such as a head and a body: in message mode the
+    /// parts are one message.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it was kept: see [`SendError`].
+    pub fn send_parts(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
+        let size = parts.iter().map(|part| part.len()).sum();
+        self.post_send(channel, size, |port| port.mailbox.post_send(channel, parts))
     }
 
     /// As [`Handle::send`]; from 4 KiB on the bytes are not copied.

@@ -184,11 +184,12 @@ impl<W: Waker> Mailbox<W> {
     }
 
     /// Posts a send whose bytes are copied into the mail. One after another to the same channel is the same command.
-    pub(crate) fn post_send(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), PostError> {
-        let mut queue = self.admit(bytes.len())?;
+    pub(crate) fn post_send(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), PostError> {
+        let size = parts.iter().map(|part| part.len()).sum();
+        let mut queue = self.admit(size)?;
         let mail = &mut queue.mail;
-        mail.lens.push(bytes.len());
-        mail.bytes.extend_from_slice(bytes);
+        mail.lens.push(size);
+        parts.iter().for_each(|part| mail.bytes.extend_from_slice(part));
         if let Some(Command::Sends { channel: last, count }) = mail.commands.last_mut()
             && *last == channel
         {

@@ -94,13 +94,28 @@ impl Pattern {
     }
 
     /// Adds a message of `len` bytes. One that is shorter than a word has only so much of it.
+    #[inline]
     pub fn write(&self, word: Word, len: usize, out: &mut Vec<u8>) {
         let head = word.encode();
-        out.extend_from_slice(&head.to_le_bytes()[..len.min(Word::LEN)]);
-        self.write_stream(self.place(head), len.saturating_sub(Word::LEN), out);
+        match len.checked_sub(Word::LEN) {
+            Some(body) => {
+                out.extend_from_slice(&head.to_le_bytes());
+                self.write_stream(self.place(head), body, out);
+            }
+            None => out.extend_from_slice(&head.to_le_bytes()[..len]),
+        }
+    }
+
+    /// The message of `len` bytes in two parts. It has at least a word, and at most a period behind that.
+    #[inline]
+    pub fn parts(&self, word: Word, len: usize) -> ([u8; Word::LEN], &[u8]) {
+        let (head, body) = (word.encode(), len - Word::LEN);
+        debug_assert!(body <= PERIOD, "it does not lie in one piece");
+        (head.to_le_bytes(), self.stream(self.place(head), body))
     }
 
     /// Where the message differs from `data`, which is what came of it from its byte `at` on.
+    #[inline]
     pub fn differs(&self, word: Word, at: usize, data: &[u8]) -> Option<usize> {
         let head = word.encode();
         let (in_head, body) = data.split_at(data.len().min(Word::LEN.saturating_sub(at)));
@@ -113,6 +128,7 @@ impl Pattern {
     }
 
     /// Adds `len` bytes of the pattern, from its byte `from` on.
+    #[inline]
     pub fn write_stream(&self, mut from: u64, mut len: usize, out: &mut Vec<u8>) {
         while len > 0 {
             let piece = self.stream(from, len);
@@ -122,6 +138,7 @@ impl Pattern {
     }
 
     /// Where the pattern from its byte `from` on differs from `data`.
+    #[inline]
     pub fn stream_differs(&self, from: u64, data: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < data.len() {
@@ -136,13 +153,16 @@ impl Pattern {
     }
 
     /// The next bytes of the pattern from its byte `from` on: at most `len`, those that lie in one piece.
+    #[inline]
     pub fn stream(&self, from: u64, len: usize) -> &[u8] {
-        let rest = &self.bytes[(from % PERIOD as u64) as usize..];
+        // That of a message begins in the first period; a division costs as much as a small message's copy.
+        let from = if from < PERIOD as u64 { from } else { from % PERIOD as u64 };
+        let rest = &self.bytes[from as usize..];
         &rest[..len.min(rest.len())]
     }
 
     fn place(&self, head: u64) -> u64 {
-        mix(self.seed ^ head) % PERIOD as u64
+        (u128::from(mix(self.seed ^ head)) * PERIOD as u128 >> 64) as u64
     }
 }
 

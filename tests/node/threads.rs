@@ -37,7 +37,9 @@ node_test!(a_callback_sends_to_a_channel_of_another_loop, |setup| {
     let plan = Plan::listen().script(|cx, call, journal| {
         if let Call::Data(_, text) = *call {
             let to: ChannelId = std::str::from_utf8(text).unwrap().parse().unwrap();
-            if let Err(error) = cx.send(to, text).and_then(|()| cx.send_bytes(to, Bytes::from_static(b"!"))) {
+            let (front, back) = text.split_at(1);
+            let sent = cx.send_parts(to, &[front, back]);
+            if let Err(error) = sent.and_then(|()| cx.send_bytes(to, Bytes::from_static(b"!"))) {
                 journal.fault(format!("to {to}: {error}"));
             }
         }

@@ -89,6 +89,26 @@ fn what_many_channels_get_is_one_message_whatever_its_length() {
 }
 
 #[test]
+fn parts_are_one_message_whatever_their_lengths() {
+    let long = vec![7; 10_000];
+    let all: [&[&[u8]]; 5] = [&[], &[b""], &[b"one"], &[b"head", b"", b"body"], &[b"head", &long, b"end"]];
+    for parts in all {
+        let (mut rig, mut far) = open(|_| ());
+        rig.channel.send_parts(parts, &mut rig.pool).unwrap();
+        rig.turn().sent();
+        let heard = far_events(&mut rig, &mut far);
+        let whole = parts.concat();
+        assert!(
+            matches!(&heard[..], [LinkEvent::Message(got)] if *got == &whole[..])
+                || matches!(&heard[..], [LinkEvent::Assembled(got)] if *got == whole),
+            "{} bytes",
+            whole.len()
+        );
+        assert_eq!(rig.channel.messages_out(), 1);
+    }
+}
+
+#[test]
 fn messages_go_both_ways_and_are_counted() {
     let (mut rig, mut far) = open(|_| ());
     let large = vec![7; 10_000];

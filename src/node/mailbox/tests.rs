@@ -31,10 +31,10 @@ fn channel(slot: u32) -> ChannelId {
 #[test]
 fn sends_keep_their_order_and_their_boundaries() {
     let (mailbox, _wakes) = mailbox(10, 100);
-    mailbox.post_send(channel(1), b"one").unwrap();
-    mailbox.post_send(channel(1), b"").unwrap();
+    mailbox.post_send(channel(1), &[b"one"]).unwrap();
+    mailbox.post_send(channel(1), &[b""]).unwrap();
     mailbox.post(Command::Close(channel(2))).unwrap();
-    mailbox.post_send(channel(3), b"three").unwrap();
+    mailbox.post_send(channel(3), &[b"th", b"", b"ree"]).unwrap();
     let mut mail = Mail::default();
     assert!(mailbox.take(&mut mail));
     assert_eq!((mail.bytes.as_slice(), mail.lens.as_slice()), (b"onethree".as_slice(), [3, 0, 5].as_slice()));
@@ -47,11 +47,11 @@ fn sends_keep_their_order_and_their_boundaries() {
 #[test]
 fn the_bounds_hold_for_commands_and_for_bytes_of_both_kinds() {
     let (mailbox, _wakes) = mailbox(3, 10);
-    mailbox.post_send(channel(1), b"1234").unwrap();
+    mailbox.post_send(channel(1), &[b"1234"]).unwrap();
     mailbox.post(Command::Broadcast(Bytes::from_static(b"5678"))).unwrap();
-    assert_eq!(mailbox.post_send(channel(1), b"9ab"), Err(PostError::Full));
+    assert_eq!(mailbox.post_send(channel(1), &[b"9ab"]), Err(PostError::Full));
     assert_eq!(mailbox.post(Command::Broadcast(Bytes::from_static(b"9ab"))), Err(PostError::Full));
-    mailbox.post_send(channel(1), b"9a").unwrap();
+    mailbox.post_send(channel(1), &[b"9a"]).unwrap();
     assert_eq!(mailbox.post(Command::Close(channel(1))), Err(PostError::Full));
     assert_eq!(mailbox.counters.snapshot().commands_refused, 3);
     mailbox.post_always(Command::Shutdown { grace: Duration::ZERO }).unwrap();
@@ -60,8 +60,8 @@ fn the_bounds_hold_for_commands_and_for_bytes_of_both_kinds() {
     assert!(mailbox.take(&mut mail));
     assert_eq!((mail.count, mail.bytes.as_slice()), (4, b"12349a".as_slice()));
     mail.clear();
-    mailbox.post_send(channel(1), &[0; 10]).unwrap(); // all of the room is back
-    assert_eq!(mailbox.post_send(channel(1), &[0; 11]), Err(PostError::Full));
+    mailbox.post_send(channel(1), &[&[0; 10]]).unwrap(); // all of the room is back
+    assert_eq!(mailbox.post_send(channel(1), &[&[0; 11]]), Err(PostError::Full));
 }
 
 #[test]
@@ -69,17 +69,17 @@ fn a_send_without_its_bytes_is_the_poster_s_fault_alone() {
     let (mailbox, _wakes) = mailbox(10, 10);
     let post = || mailbox.post(Command::Sends { channel: channel(1), count: 1 });
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(post)).is_err());
-    mailbox.post_send(channel(1), b"x").unwrap();
+    mailbox.post_send(channel(1), &[b"x"]).unwrap();
     assert_eq!(mailbox.close().bytes, b"x");
 }
 
 #[test]
 fn a_closed_mailbox_hands_over_what_was_left_and_takes_nothing() {
     let (mailbox, wakes) = mailbox(10, 10);
-    mailbox.post_send(channel(1), b"left").unwrap();
+    mailbox.post_send(channel(1), &[b"left"]).unwrap();
     assert_eq!(mailbox.close().bytes, b"left");
     assert!(mailbox.close().is_empty());
-    assert_eq!(mailbox.post_send(channel(1), b"late"), Err(PostError::Closed));
+    assert_eq!(mailbox.post_send(channel(1), &[b"late"]), Err(PostError::Closed));
     assert_eq!(mailbox.post(Command::Close(channel(1))), Err(PostError::Closed));
     assert_eq!(mailbox.post_always(Command::Shutdown { grace: Duration::ZERO }), Err(PostError::Closed));
     assert!(mailbox.prepare_to_sleep());
@@ -113,7 +113,7 @@ fn memory_stays_under_a_steady_load_and_goes_some_time_after_a_burst() {
     let mut round = |sends: usize| {
         for number in 0..sends {
             // To two channels in turn, so that each send is a command.
-            mailbox.post_send(channel(1 + number as u32 % 2), &[7; 64]).unwrap();
+            mailbox.post_send(channel(1 + number as u32 % 2), &[&[7; 64]]).unwrap();
         }
         assert!(mailbox.take(&mut mail));
         let capacities = [mail.commands.capacity(), mail.bytes.capacity()];
@@ -149,7 +149,7 @@ fn all_that_many_threads_post_arrives_in_each_thread_s_order() {
             let mailbox = &mailbox;
             scope.spawn(move || {
                 for number in 0..EACH {
-                    while mailbox.post_send(channel(poster), &number.to_le_bytes()).is_err() {
+                    while mailbox.post_send(channel(poster), &[&number.to_le_bytes()]).is_err() {
                         thread::yield_now();
                     }
                 }

@@ -38,6 +38,7 @@ impl Blocks {
             let size = source.next_size();
             block.extend_from_slice(&frames::header(size));
             source.write(size, block);
+            source.count(size);
         }
         true
     }

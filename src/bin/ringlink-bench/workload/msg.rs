@@ -98,9 +98,25 @@ impl Source {
         self.sizes.draw(&mut self.random)
     }
 
-    /// Adds the next message.
-    pub(crate) fn write(&mut self, size: usize, out: &mut Vec<u8>) {
-        self.pattern.write(Word::data(self.lane, self.sent.messages), size, out);
+    fn word(&self) -> Word {
+        Word::data(self.lane, self.sent.messages)
+    }
+
+    /// Adds the next message, which is the next until it is counted.
+    #[inline]
+    pub(crate) fn write(&self, size: usize, out: &mut Vec<u8>) {
+        self.pattern.write(self.word(), size, out);
+    }
+
+    /// The next message in two parts; for one that is not large.
+    #[inline]
+    pub(crate) fn parts(&self, size: usize) -> ([u8; Word::LEN], &[u8]) {
+        self.pattern.parts(self.word(), size)
+    }
+
+    /// The next message was sent.
+    #[inline]
+    pub(crate) fn count(&mut self, size: usize) {
         self.sent.messages += 1;
         self.sent.bytes += size as u64;
     }
@@ -230,7 +246,7 @@ fn run_node<H: Handler + Send + 'static>(node: Builder, handler: H) -> anyhow::R
     Ok(handle.stats().enters)
 }
 
-/// From this length on the sender makes a message where it is sent from: a copy costs more than the memory.
+/// From this length on a message is made in memory of its own: a copy costs more than that.
 const IN_PLACE_MIN: usize = 16 << 10;
 
 /// The sender that is a node.
@@ -244,7 +260,6 @@ struct Sender {
     marks: Option<Marks>,
     phase: Phase,
     failure: Option<String>,
-    scratch: Vec<u8>,
 }
 
 impl Sender {
@@ -259,7 +274,6 @@ impl Sender {
             marks: None,
             phase: Phase::Opening,
             failure: None,
-            scratch: Vec::new(),
             plan,
         };
         run_node(node(wiring, driver), sender)
@@ -274,21 +288,20 @@ impl Sender {
     fn fill(&mut self, cx: &mut Context<'_>, lane: usize) {
         let (channel, source) = (self.channels[lane], &mut self.sources[lane]);
         while self.phase == Phase::Sending && !cx.is_backed_up(channel) {
-            let (before, size) = (source.sent, source.next_size());
-            let sent = if size >= IN_PLACE_MIN {
+            let size = source.next_size();
+            let sent = if size < IN_PLACE_MIN {
+                let (head, body) = source.parts(size);
+                cx.send_parts(channel, &[&head, body])
+            } else {
                 let mut message = Vec::with_capacity(size);
                 source.write(size, &mut message);
                 cx.send_bytes(channel, message.into())
-            } else {
-                self.scratch.clear();
-                source.write(size, &mut self.scratch);
-                cx.send(channel, &self.scratch)
             };
             if let Err(error) = sent {
-                source.sent = before;
                 self.failure.get_or_insert_with(|| format!("connection {lane}: {error}"));
                 return;
             }
+            source.count(size);
         }
     }
 

@@ -45,6 +45,7 @@ impl Inward {
                 let size = source.next_size();
                 self.scratch.extend_from_slice(&frames::header(size));
                 source.write(size, &mut self.scratch);
+                source.count(size);
             }
             if !io.send(lane, &self.scratch) {
                 source.sent = before; // it goes on when it has drained

@@ -10,7 +10,7 @@ use ringlink::{
     Address, ChannelId, ChannelInfo, CloseReport, Context, DriverKind, Handle, Handler, SendError, TimerId,
 };
 
-use super::{Marks, Plan, Sent, Source, conclude, node, run_node, tell_intervals};
+use super::{IN_PLACE_MIN, Marks, Plan, Sent, Source, conclude, node, run_node, tell_intervals};
 use crate::engine::Wiring;
 use crate::workload::{GATE_TICK, News, Tally, Times};
 use crate::{clock, environment};
@@ -175,7 +175,7 @@ struct Feeder {
 impl Feeder {
     fn feed(mut self) -> Fed {
         let gate = Arc::clone(&self.plan.share.gate);
-        let mut is_open = self.send(&self.source.ask());
+        let mut is_open = self.send(&[&self.source.ask()]);
         gate.one_opened();
         let start = loop {
             match gate.start() {
@@ -189,29 +189,34 @@ impl Feeder {
         while is_open {
             let is_stopped = gate.is_stopped();
             if marks.pass(clock::now(), is_stopped) {
-                is_open = self.send(&self.source.ask());
+                is_open = self.send(&[&self.source.ask()]);
                 if is_stopped || marks.next().is_none() {
                     break;
                 }
             }
             for _ in 0..BURST {
                 let size = self.source.next_size();
-                message.clear();
-                let before = self.source.sent;
-                self.source.write(size, &mut message);
-                if !self.send(&message) {
-                    (is_open, self.source.sent) = (false, before);
+                is_open = if size < IN_PLACE_MIN {
+                    let (head, body) = self.source.parts(size);
+                    self.send(&[&head, body])
+                } else {
+                    message.clear();
+                    self.source.write(size, &mut message);
+                    self.send(&[&message])
+                };
+                if !is_open {
                     break;
                 }
+                self.source.count(size);
             }
         }
         Fed { sent: self.source.sent, times, expected: marks.answers() }
     }
 
     /// Sends as soon as there is room; false when the channel is closed.
-    fn send(&self, message: &[u8]) -> bool {
+    fn send(&self, message: &[&[u8]]) -> bool {
         loop {
-            match self.handle.send(self.channel, message) {
+            match self.handle.send_parts(self.channel, message) {
                 Ok(()) => return true,
                 // `on_drained` ends it; the time is for a drain between the refusal and this.
                 Err(SendError::WouldBlock { .. }) => thread::park_timeout(TICK),
