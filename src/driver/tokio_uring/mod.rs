@@ -27,10 +27,12 @@ use crate::id::ChannelId;
 use crate::stats::Counters;
 
 mod completions;
+mod nudge;
 mod setup;
 mod socket;
 mod tasks;
 
+use nudge::Nudge;
 pub(crate) use setup::try_out;
 use socket::{Op, Socket};
 use tasks::{End, Ends, Listener};
@@ -50,6 +52,7 @@ pub(crate) struct TokioUringDriver {
     runtime: Option<Rc<Runtime>>,
     ends: Rc<Ends>,
     wake: Wake,
+    nudge: Nudge,
     sockets: SocketTable<Socket>,
     acceptors: Vec<Option<Acceptor<Rc<Listener>>>>,
     /// Accepted and not yet adopted or refused.
@@ -94,10 +97,14 @@ enum Outcome {
 impl TokioUringDriver {
     /// A driver for the calling thread, tried out.
     pub(crate) fn new(settings: Settings, counters: Arc<Counters>) -> Result<Self, DriverError> {
+        let runtime = setup::runtime(&settings.ring)?;
+        let nudge = runtime.block_on(async { Nudge::new() });
+        let nudge = nudge.map_err(|error| DriverError::Kernel { doing: "making a pipe", error })?;
         Ok(Self {
-            runtime: Some(Rc::new(setup::runtime(&settings.ring)?)),
+            runtime: Some(Rc::new(runtime)),
             ends: Rc::default(),
             wake: Wake::default(),
+            nudge,
             sockets: SocketTable::new(settings.first_slot),
             acceptors: Vec::new(),
             accepted: Slab::new(),
@@ -383,7 +390,8 @@ impl Driver for TokioUringDriver {
             self.start_accepts();
             self.start_socket_ops();
             self.publish_gauges();
-            ends.turn(&wake, self.limit(wait)).await;
+            let limit = self.limit(wait);
+            ends.turn(&wake, &mut self.nudge, limit).await;
         });
         Ok(())
     }

@@ -30,6 +30,8 @@ use crate::driver::{Batch, sockets};
 use crate::id::ChannelId;
 use crate::stats::Counters;
 
+use super::nudge::Nudge;
+
 /// How an operation ended.
 pub(super) enum End {
     Accept { listener: usize, result: io::Result<Joined> },
@@ -86,7 +88,7 @@ impl Ends {
 
     /// One turn of the runtime: waits for an end, a wake, or `limit`. It always parks once, if only for a moment, since
     /// tokio-uring submits nothing before.
-    pub(super) async fn turn(&self, wake: &Notify, limit: Duration) {
+    pub(super) async fn turn(&self, wake: &Notify, nudge: &mut Nudge, limit: Duration) {
         let mut woken = pin!(wake.notified());
         let mut over = pin!(tokio::time::sleep(limit));
         let (mut is_woken, mut has_parked) = (false, false);
@@ -102,7 +104,7 @@ impl Ends {
                 return Poll::Ready(());
             }
             if is_due {
-                cx.waker().wake_by_ref();
+                nudge.arm(cx);
             }
             has_parked = true;
             self.turn.set(Some(cx.waker().clone()));
