@@ -70,7 +70,8 @@ pub trait Handler: 'static {
         let _ = (cx, channel, report);
     }
 
-    /// A timer of [`Context::set_timer`] is due. Called at its time or later, never earlier.
+    /// A timer of [`Context::set_timer`] is due. Called at its time or later, never earlier, and in a later turn of the
+    /// loop than the one that set it.
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId, token: u64) {
         let _ = (cx, timer, token);
     }

@@ -22,6 +22,10 @@ impl TimerId {
     }
 }
 
+/// A moment between two timers that were set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(u64);
+
 /// Timers with what they are for, a `K`.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
@@ -54,12 +58,17 @@ impl<K> Timers<K> {
         self.queue.first_key_value().map(|(id, _)| id.deadline)
     }
 
-    /// The next timer whose deadline is `now` or earlier; the earliest first, of equals the oldest.
-    ///
-    /// A timer set meanwhile with a deadline up to `now` is due too: who re-inserts must move the deadline on.
-    pub(crate) fn pop_due(&mut self, now: Mono) -> Option<(TimerId, K)> {
+    /// To be given to [`Timers::pop_due`]: timers set from here on are not due yet, whatever their deadline.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.next_sequence)
+    }
+
+    /// The next timer whose deadline is `now` or earlier; the earliest first, of equals the oldest. One that was set
+    /// after the mark, and whatever is due after it, waits: timers that set each other never keep the loop.
+    pub(crate) fn pop_due(&mut self, now: Mono, mark: Mark) -> Option<(TimerId, K)> {
         let entry = self.queue.first_entry()?;
-        (entry.key().deadline <= now).then(|| entry.remove_entry())
+        let TimerId { deadline, sequence } = *entry.key();
+        (deadline <= now && sequence < mark.0).then(|| entry.remove_entry())
     }
 
     #[cfg(test)]
@@ -78,6 +87,10 @@ mod tests {
         Mono::from_nanos(nanos)
     }
 
+    fn pop<K>(timers: &mut Timers<K>, now: u64) -> Option<(TimerId, K)> {
+        timers.pop_due(at(now), timers.mark())
+    }
+
     #[test]
     fn timers_fire_by_deadline_then_by_age_and_none_early() {
         let mut timers = Timers::default();
@@ -85,8 +98,8 @@ mod tests {
             timers.insert(at(deadline), key);
         }
         assert_eq!(timers.next_deadline(), Some(at(10)));
-        assert_eq!(timers.pop_due(at(9)), None);
-        let fired: String = std::iter::from_fn(|| timers.pop_due(at(20))).map(|(_, key)| key).collect();
+        assert_eq!(pop(&mut timers, 9), None);
+        let fired: String = std::iter::from_fn(|| pop(&mut timers, 20)).map(|(_, key)| key).collect();
         assert_eq!(fired, "abcd");
         assert_eq!((timers.next_deadline(), timers.len()), (None, 0));
     }
@@ -98,8 +111,19 @@ mod tests {
         assert_eq!(timers.cancel(first), Some(1));
         let second = timers.insert(at(5), 2);
         assert_eq!(timers.cancel(first), None);
-        assert_eq!(timers.pop_due(at(5)), Some((second, 2)));
+        assert_eq!(pop(&mut timers, 5), Some((second, 2)));
         assert_eq!(timers.cancel(second), None);
+    }
+
+    #[test]
+    fn a_timer_set_after_the_mark_waits_for_the_next_time() {
+        let mut timers = Timers::default();
+        let first = timers.insert(at(5), 1);
+        let mark = timers.mark();
+        let second = timers.insert(at(5), 2);
+        assert_eq!(timers.pop_due(at(5), mark), Some((first, 1)));
+        assert_eq!(timers.pop_due(at(5), mark), None);
+        assert_eq!(timers.pop_due(at(5), timers.mark()), Some((second, 2)));
     }
 
     proptest! {
@@ -119,9 +143,9 @@ mod tests {
             model.sort_unstable();
             for (deadline, key, id) in model {
                 prop_assert_eq!(timers.next_deadline(), Some(at(deadline)));
-                prop_assert_eq!(timers.pop_due(at(deadline)), Some((id, key)));
+                prop_assert_eq!(pop(&mut timers, deadline), Some((id, key)));
             }
-            prop_assert_eq!(timers.pop_due(at(u64::MAX)), None);
+            prop_assert_eq!(pop(&mut timers, u64::MAX), None);
         }
     }
 }

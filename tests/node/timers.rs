@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringlink::TimerId;
 
+use crate::support::foreign;
 use crate::support::{Bed, Call, Event, PLANNED, Plan, Setup, eventually, node_test};
 
 fn tokens(bed: &Bed, count: usize) -> Vec<u64> {
@@ -134,6 +135,18 @@ node_test!(a_timer_sets_the_next_one, |setup| {
     assert_eq!(tokens(&bed, 51), (0..=50).collect::<Vec<_>>());
 });
 
+node_test!(timers_that_set_each_other_for_ever_keep_nobody_waiting, |setup| {
+    let plan = Plan::echo().script(|cx, call, _| match *call {
+        Call::Start | Call::Timer(..) => {
+            cx.set_timer(Duration::ZERO, 0);
+        }
+        _ => {}
+    });
+    let bed = Bed::start(setup, setup.listener(), plan);
+    foreign::echo_all(foreign::connect(bed.address()), b"and all the while others are served", 5);
+    bed.shut_down();
+});
+
 node_test!(a_timer_far_away_does_not_keep_a_node_from_ending, |setup| {
     let plan = at_start(|cx| {
         cx.set_timer(Duration::from_secs(3600), 0);
@@ -157,5 +170,5 @@ node_test!(a_panic_in_on_timer_costs_nobody_a_channel, |setup| {
     let bed = Bed::start(setup, setup.listener(), plan);
     assert_eq!(tokens(&bed, 3), [0, 1, 2]);
     eventually("the panic to be counted", || bed.handle.stats().handler_panics == 1);
-    crate::support::foreign::echo_all(crate::support::foreign::connect(bed.address()), b"alive", 2);
+    foreign::echo_all(foreign::connect(bed.address()), b"alive", 2);
 });
