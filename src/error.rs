@@ -208,12 +208,13 @@ pub enum SendError {
         /// The limit that would have been passed.
         max: usize,
     },
-    /// The message is longer than the peer, or this node, allows. It can never be sent.
-    #[error("a message of {size} bytes is longer than max_message {max}")]
+    /// Longer than one send can ever be: than a message that the peer and this node allow; in stream mode, than an empty
+    /// outbox.
+    #[error("{size} bytes are more than one send takes, {max} (max_message; in stream mode outbox_max)")]
     TooBig {
-        /// The message's length.
+        /// The bytes that were to be sent.
         size: usize,
-        /// The lower of both nodes' `max_message`.
+        /// The lower of both nodes' `max_message`; in stream mode `outbox_max`.
         max: usize,
     },
     /// The mailbox of the channel's loop is full, from other threads alone: they send more than the loop keeps up with.
@@ -231,10 +232,10 @@ pub enum SendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// All channels of the range are in use.
+    /// All channels of the range are in use; in a callback, all of the loop's share of it.
     #[error("all {size} channels are in use; raise channels(start, size)")]
     TableFull {
-        /// How many channels the loop may have.
+        /// How many there are.
         size: u32,
     },
     /// The loop's mailbox is full: other threads ask for more than it keeps up with.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::dial::Attempt;
 use super::lifecycle::{Ending, PauseReasons};
 use super::{Channel, ChunkPool, Phase};
+use crate::clock::Mono;
 use crate::config::Mode;
 use crate::error::{CloseReason, ClosedBy, SendError};
 use crate::link::{self, LinkError};
@@ -140,39 +141,37 @@ impl Channel {
             }
             size = self.link.framed_len(len);
         }
-        self.find_room(size, cap)?;
-        Ok(size)
-    }
-
-    /// Only an open channel takes anything. In message mode one message may pass `outbox_max` as long as the outbox is
-    /// below its high mark: a message of `max_message` could never be sent otherwise, since half a message is never
-    /// accepted. A stream can be sent in parts.
-    #[inline(always)]
-    fn find_room(&mut self, size: usize, cap: Cap) -> Result<(), SendError> {
-        let is_open = self.phase == Phase::Open && self.ending.is_none() && !self.facts.fin_wanted;
-        let max = self.settings.limits.outbox_max;
-        let one_more = self.settings.mode == Mode::Message && !self.is_backed_up();
-        if is_open && (cap == Cap::Passed || one_more || self.outbox.has_room(size, max)) {
-            return Ok(());
+        // Only an open channel takes anything.
+        let is_open = self.phase == Phase::Open && !self.is_sending_over();
+        let has_room = || cap == Cap::Passed || self.settings.room().takes(self.outbox.queued(), size);
+        if is_open && has_room() {
+            return Ok(size);
         }
         Err(self.refuse_send(size))
     }
 
     #[cold]
     fn refuse_send(&mut self, size: usize) -> SendError {
+        let (queued, max) = (self.outbox.queued(), self.settings.room().max());
         match self.phase {
-            _ if self.ending.is_some() || self.facts.fin_wanted => SendError::Closed,
+            _ if self.is_sending_over() => SendError::Closed,
             Phase::Resolving | Phase::Dialing | Phase::Opening => SendError::NotOpen,
+            Phase::Open if !self.settings.room().takes(0, size) => SendError::TooBig { size, max },
             Phase::Open => {
-                self.facts.refused |= !self.outbox.is_empty();
+                self.facts.refused = true;
                 self.settings.counters.sends_refused.add(1);
-                let max = self.settings.limits.outbox_max;
-                SendError::WouldBlock { queued: self.outbox.queued(), size, max }
+                SendError::WouldBlock { queued, size, max }
             }
             Phase::Broken | Phase::Flushing | Phase::Lingering | Phase::Closing | Phase::Closed => {
                 SendError::Closed
             }
         }
+    }
+
+    /// Another thread was refused for want of room, and waits to be called back.
+    pub(crate) fn note_refused(&mut self) {
+        self.facts.refused = true;
+        self.note_drained(false);
     }
 
     #[inline]
@@ -220,6 +219,12 @@ impl Channel {
     /// [`Channel::close`] for another reason, which the peer is told where there is a way to.
     pub(crate) fn fail(&mut self, reason: CloseReason, by: ClosedBy, detail: Option<Box<str>>) {
         self.end(Ending::new(reason, by).with_detail(detail));
+    }
+
+    /// The node is shut down: [`Channel::fail`], with what is queued sent until then.
+    pub(crate) fn stop(&mut self, until: Mono) {
+        self.close_until.get_or_insert(until);
+        self.fail(CloseReason::Shutdown, ClosedBy::Us, None);
     }
 
     fn latch_and_tell(&mut self, ending: Ending) {

@@ -125,8 +125,12 @@ impl Channel {
         if let Some(errno) = error {
             return self.handle_send_failed(errno, pool, now);
         }
-        // Who was refused above low waits for the edge; who was refused below it would wait for ever.
-        let relieved = drained || self.facts.refused && self.outbox.is_empty();
+        self.note_drained(drained);
+    }
+
+    /// Who was refused above `outbox_low` waits for the fall below it; who was refused below it would wait for ever.
+    pub(super) fn note_drained(&mut self, fell: bool) {
+        let relieved = fell || self.facts.refused && self.outbox.is_empty();
         if relieved && self.phase == Phase::Open && !self.facts.fin_wanted {
             self.facts.drained = true;
             self.facts.refused = false;

@@ -35,6 +35,7 @@ mod tests;
 pub(crate) use chunks::ChunkPool;
 pub(crate) use commands::Common;
 pub(crate) use lifecycle::Phase;
+pub(crate) use outbox::Room;
 pub(crate) use slots::Slots;
 pub(crate) use table::ChannelTable;
 
@@ -52,6 +53,13 @@ pub(crate) struct Settings {
     /// Most bytes of a stream given to the program at once, though more may be held: it may pause after each.
     pub(crate) piece: usize,
     pub(crate) mode: Mode,
+}
+
+impl Settings {
+    #[inline]
+    fn room(&self) -> Room {
+        Room::new(self.mode, &self.limits)
+    }
 }
 
 /// Who began the connection.
@@ -303,6 +311,7 @@ impl Channel {
     }
 
     /// Bytes accepted and not yet taken by the kernel.
+    #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.outbox.queued()
     }
@@ -310,11 +319,6 @@ impl Channel {
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.held.len()
-    }
-
-    #[inline]
-    pub(crate) fn is_backed_up(&self) -> bool {
-        self.outbox.queued() >= self.settings.limits.outbox_high
     }
 
     /// True when the program paused reading.
@@ -327,9 +331,14 @@ impl Channel {
         matches!(self.inbound, Inbound::Eof | Inbound::EofDone)
     }
 
-    /// True when sends would be refused as closed.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.is_some()
+    }
+
+    /// True when sends are refused as closed.
+    #[inline]
+    pub(crate) fn is_sending_over(&self) -> bool {
+        self.ending.is_some() || self.facts.fin_wanted
     }
 
     /// True once, when the end of a channel that was established has begun.

@@ -1,9 +1,10 @@
 //! Bytes that wait to be sent on one channel. Small sends are copied together into pooled chunks, large ones ride along
-//! by reference; what waits is taken out as one batch whenever no send is out. Limits are the channel's affair.
+//! by reference; what waits is taken out as one batch whenever no send is out. Who may add to it is the channel's affair.
 
 use bytes::Bytes;
 
 use super::chunks::{ChunkPool, SMALL_CHUNK};
+use crate::config::{Limits, Mode};
 use crate::driver::Batch;
 
 /// From this length on `Bytes` are sent by reference. Below it the copy costs less than a segment of its own and the
@@ -16,6 +17,36 @@ const COMMON_MIN: usize = 512;
 
 /// Most segments of a batch: what a driver keeps its vectors for.
 pub(crate) const MAX_SEGMENTS: usize = 64;
+
+/// How much an outbox takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    max: usize,
+    /// Below it one more goes in, whatever its length: half a message is never accepted, so one of `max_message` could
+    /// never be sent otherwise. A stream can be sent in parts.
+    one_more_below: usize,
+}
+
+impl Room {
+    #[inline]
+    pub(crate) fn new(mode: Mode, limits: &Limits) -> Self {
+        let one_more_below = match mode {
+            Mode::Message => limits.outbox_high,
+            Mode::Stream => 0,
+        };
+        Self { max: limits.outbox_max, one_more_below }
+    }
+
+    /// True when an outbox in which `queued` bytes wait takes `size` more.
+    #[inline]
+    pub(crate) fn takes(self, queued: usize, size: usize) -> bool {
+        queued < self.one_more_below || queued.saturating_add(size) <= self.max
+    }
+
+    pub(crate) fn max(self) -> usize {
+        self.max
+    }
+}
 
 /// Invariant: `queued = waiting + in_flight`; what waits is not empty; `in_flight > 0` exactly while a batch is out.
 #[derive(Debug, Default)]
@@ -39,10 +70,6 @@ impl Outbox {
     /// True exactly while a batch is out.
     pub(crate) fn is_sending(&self) -> bool {
         self.in_flight > 0
-    }
-
-    pub(crate) fn has_room(&self, size: usize, max: usize) -> bool {
-        self.queued().saturating_add(size) <= max
     }
 
     /// Copies.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::addr::Endpoint;
-use crate::channel::Slots;
+use crate::channel::{Room, Slots};
 use crate::clock::Mono;
 use crate::config::{Config, Mode};
 use crate::driver::uring::UringDriver;
@@ -79,13 +79,13 @@ impl BusyLoop {
         let at = Endpoint::Tcp(([127, 0, 0, 1], 1).into());
         driver.listen(ListenerId(0), &at, false).expect("nothing fails");
         let port = Port {
-            slots: Slots::new(0, channels),
+            slots: Slots::new(0, channels, Room::new(mode, &config.limits)),
             mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
             counters: Arc::clone(&counters),
             thread: std::thread::current().id(),
         };
         let local = (mode == Mode::Message).then(|| node(1, &config));
-        let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.clone(), local, false)));
+        let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.lookups, local, false)));
         let program = Program(answer);
         let event_loop = event_loop(0, driver, program, handle.clone(), &config, Arc::clone(&counters), 0);
         Self { event_loop, handle, counters }

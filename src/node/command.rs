@@ -1,4 +1,4 @@
-//! What other threads ask of a loop. Commands travel in a [`Mailbox`](super::mailbox::Mailbox), and a loop carries them
+//! What other threads ask of a loop. Commands travel in a [`Mailbox`](super::mailbox::Mailbox), and the loop carries them
 //! out in the order in which they were posted.
 
 use std::sync::mpsc::SyncSender;
@@ -7,10 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::addr::{Address, Endpoint};
+use crate::channel::{Channel, ChunkPool};
+use crate::error::SendError;
 use crate::id::ChannelId;
+use crate::node::core::Core;
 use crate::node::dialing::Note;
 use crate::node::info::ChannelInfo;
+use crate::node::mailbox::{Mail, Payloads};
 use crate::node::peers::Action;
+
+/// Commands between two looks at the clock; a broadcast is followed by one, too.
+const UNTIMED: usize = 64;
 
 /// One request. Those that name a channel which is gone by then do nothing.
 #[derive(Debug)]
@@ -72,5 +79,160 @@ impl Command {
             | Self::List(_)
             | Self::Shutdown { .. } => 0,
         }
+    }
+}
+
+impl Core {
+    /// Carries out what was posted, until it is late; the rest is for the next turn. True when there was anything.
+    pub(crate) fn obey(&mut self, is_late: impl Fn() -> bool) -> bool {
+        let mut mail = std::mem::take(&mut self.mail);
+        let any = !mail.is_done() || self.take_mail(&mut mail);
+        self.obey_mail(&mut mail, is_late);
+        self.mail = mail;
+        any
+    }
+
+    /// True when [`Core::obey`] did not come to the end of what was posted.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.mail.is_done()
+    }
+
+    /// No more mail is taken; what was posted before that is still carried out.
+    pub(crate) fn close_mailbox(&mut self) {
+        self.obey(|| false);
+        let mut mail = self.port().mailbox.close();
+        self.settings.counters.commands.add(mail.count as u64);
+        self.obey_mail(&mut mail, || false);
+    }
+
+    fn take_mail(&mut self, mail: &mut Mail) -> bool {
+        mail.clear();
+        let any = self.port().mailbox.take(mail);
+        self.settings.counters.commands.add(mail.count as u64);
+        any
+    }
+
+    fn obey_mail(&mut self, mail: &mut Mail, is_late: impl Fn() -> bool) {
+        let mut untimed = 0;
+        while let Some((command, payloads)) = mail.next() {
+            untimed = if matches!(command, Command::Broadcast(_)) { UNTIMED } else { untimed + 1 };
+            self.obey_command(command, &payloads);
+            if untimed >= UNTIMED {
+                if is_late() {
+                    return;
+                }
+                untimed = 0;
+            }
+        }
+    }
+
+    fn obey_command(&mut self, command: Command, payloads: &Payloads<'_>) {
+        match command {
+            Command::Dial { channel, address } => self.begin_dial(channel, address),
+            Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),
+            Command::Sends { channel, .. } => {
+                self.send_posted(channel, payloads.bytes.len(), |channel, pool| {
+                    for payload in payloads.iter() {
+                        if let Err(error) = channel.send_posted(payload, pool) {
+                            came_too_late(channel, payload.len(), &error);
+                        }
+                    }
+                });
+            }
+            Command::SendBytes { channel, bytes } => {
+                let size = bytes.len();
+                self.send_posted(channel, size, |channel, pool| {
+                    if let Err(error) = channel.send_bytes_posted(bytes, pool) {
+                        came_too_late(channel, size, &error);
+                    }
+                });
+            }
+            Command::Broadcast(bytes) => {
+                self.broadcast(&bytes);
+            }
+            Command::Close(channel) => self.on_channel(channel, Channel::close),
+            Command::Abort(channel) => self.on_channel(channel, Channel::abort),
+            Command::ShutdownWrite(channel) => self.on_channel(channel, Channel::shutdown_write),
+            Command::Pause(channel) => self.on_channel(channel, Channel::pause),
+            Command::Resume(channel) => self.on_channel(channel, Channel::resume),
+            Command::Act { channel, action } => self.act_on(channel, action),
+            Command::Note(note) => self.note(note),
+            Command::List(reply) => {
+                // Whoever asked may have given up.
+                drop(reply.send(self.list()));
+            }
+            Command::Shutdown { grace } => self.stop(self.now + grace),
+        }
+    }
+
+    /// For sends of `size` bytes in all, which were held against the outbox when they were posted.
+    fn send_posted(&mut self, id: ChannelId, size: usize, send: impl FnOnce(&mut Channel, &mut ChunkPool)) {
+        self.posted_sends = true;
+        if let Some((channel, pool)) = self.touch(id) {
+            send(channel, pool);
+        }
+        self.port().slots.discharge(id, size);
+    }
+}
+
+/// The channel closed after the bytes were posted; its report has them as unsent.
+fn came_too_late(channel: &mut Channel, size: usize, error: &SendError) {
+    tracing::debug!(channel = %channel.id(), %error, "a posted send came too late");
+    channel.count_too_late(size);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::channel::{Room, Settings, Slots};
+    use crate::clock::Mono;
+    use crate::config::Config;
+    use crate::driver::Waker;
+    use crate::node::handle::Handle;
+    use crate::node::mailbox::Mailbox;
+    use crate::node::shared::{LoopWaker, Port, Shared};
+    use crate::stats::Counters;
+
+    #[derive(Clone, Debug)]
+    struct Awake;
+
+    impl Waker for Awake {
+        fn wake(&self) {}
+    }
+
+    fn core() -> Core {
+        let (config, counters) = (Config::default(), Arc::<Counters>::default());
+        let port = Port {
+            slots: Slots::new(0, config.channels, Room::new(config.mode, &config.limits)),
+            mailbox: Mailbox::new(LoopWaker::new(Awake), &config.limits, Arc::clone(&counters)),
+            counters: Arc::clone(&counters),
+            thread: std::thread::current().id(),
+        };
+        let handle = Handle::new(Arc::new(Shared::new(vec![port], 1, None, false)));
+        let (limits, mode) = (config.limits, config.mode);
+        let settings = Settings { limits, counters, send_size: 1, piece: 1, mode };
+        Core::new(0, handle, settings, Mono::from_nanos(0))
+    }
+
+    #[test]
+    fn what_a_loop_is_too_late_for_is_for_its_next_turn() {
+        let mut core = core();
+        let handle = core.handle.clone();
+        let dials = |core: &Core| core.settings.counters.dialed.get() as usize;
+        for _ in 0..2 * UNTIMED {
+            handle.dial(std::net::SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
+        }
+        assert!(core.obey(|| true) && core.has_mail());
+        assert_eq!(dials(&core), UNTIMED);
+        for _ in 0..2 {
+            handle.broadcast(&Bytes::new()).unwrap();
+        }
+        assert!(core.obey(|| false) && !core.has_mail());
+        assert_eq!(dials(&core), 2 * UNTIMED);
+        assert!(core.obey(|| true) && core.has_mail(), "a broadcast may take long");
+        core.close_mailbox();
+        assert!(!core.has_mail() && !core.obey(|| false));
     }
 }

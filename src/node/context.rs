@@ -7,8 +7,9 @@ use bytes::Bytes;
 use crate::addr::Address;
 use crate::channel::Channel;
 use crate::clock::Mono;
-use crate::error::{CommandError, DialError, SendError};
+use crate::error::{DialError, SendError};
 use crate::id::ChannelId;
+use crate::node::command::Command;
 use crate::node::core::{Core, TimerKey};
 use crate::node::handle::Handle;
 use crate::node::info::ChannelInfo;
@@ -63,7 +64,7 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     ///
-    /// [`DialError::TableFull`] and [`DialError::Stopped`].
+    /// [`DialError::TableFull`], when all channels of this loop are in use, and [`DialError::Stopped`].
     pub fn dial(&mut self, to: impl Into<Address>) -> Result<ChannelId, DialError> {
         self.core.dial(to.into())
     }
@@ -108,8 +109,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Sends the same to every open channel of this loop, and says how many took it. Those whose outbox is full do not;
-    /// `broadcasts_refused` counts them.
+    /// Sends the same to every open channel of this loop, and says how many took it. Those whose outbox is full, or whose
+    /// peer takes no message as long, do not; `broadcasts_refused` counts them.
     pub fn broadcast(&mut self, bytes: &Bytes) -> usize {
         self.core.broadcast(bytes)
     }
@@ -119,58 +120,61 @@ impl<'a> Context<'a> {
     /// What other threads have sent by a [`Handle`] and the loop has not taken yet comes too late; to close behind it,
     /// they close by that handle.
     pub fn close(&mut self, channel: ChannelId) {
-        self.command(channel, Channel::close, Handle::close);
+        self.command(channel, Channel::close, Command::Close);
     }
 
     /// Closes at once, by RST; what is queued is dropped.
     pub fn abort(&mut self, channel: ChannelId) {
-        self.command(channel, Channel::abort, Handle::abort);
+        self.command(channel, Channel::abort, Command::Abort);
     }
 
     /// Sends FIN after everything queued: nothing more will be sent, as after [`Context::close`]. Receiving goes on.
     pub fn shutdown_write(&mut self, channel: ChannelId) {
-        self.command(channel, Channel::shutdown_write, Handle::shutdown_write);
+        self.command(channel, Channel::shutdown_write, Command::ShutdownWrite);
     }
 
     /// Stops reading. When this returns nothing is given to `on_data` or `on_message` any more; what the kernel had
     /// already received is kept, in order, for [`Context::resume`]. A connection that fails meanwhile ends the pause:
     /// what was kept is given to the handler, and then its `on_close`.
     pub fn pause(&mut self, channel: ChannelId) {
-        self.command(channel, Channel::pause, Handle::pause);
+        self.command(channel, Channel::pause, Command::Pause);
     }
 
     /// Goes on reading.
     pub fn resume(&mut self, channel: ChannelId) {
-        self.command(channel, Channel::resume, Handle::resume);
+        self.command(channel, Channel::resume, Command::Resume);
     }
 
+    /// Never lost, as no answer would say so: what is asked of another loop goes past the bounds of its mailbox.
     fn command(
         &mut self,
         channel: ChannelId,
         here: impl FnOnce(&mut Channel),
-        there: impl FnOnce(&Handle, ChannelId) -> Result<(), CommandError>,
+        there: impl FnOnce(ChannelId) -> Command,
     ) {
         match self.core.touch(channel) {
             Some((found, _)) => here(found),
             None => {
-                let posted = self.core.elsewhere(channel).map(|handle| there(handle, channel));
-                if let Some(Err(CommandError::Busy)) = posted {
-                    tracing::warn!(%channel, "a command for a channel of another loop is lost: its mailbox is full");
+                if let Some(handle) = self.core.elsewhere(channel) {
+                    handle.insist(channel, there(channel));
                 }
             }
         }
     }
 
-    /// Bytes that wait in the channel's outbox; 0 for one that is not of this loop.
+    /// Bytes that wait to be sent on the channel; see [`Handle::queued`] for one of another loop.
     #[inline]
     pub fn queued(&self, channel: ChannelId) -> usize {
-        self.core.channels.get(channel).map_or(0, Channel::queued)
+        match self.core.channels.get(channel) {
+            Some(found) => found.queued(),
+            None => self.core.handle.queued(channel),
+        }
     }
 
     /// True when `outbox_high` bytes or more wait: whoever feeds this channel from another should pause that one.
     #[inline]
     pub fn is_backed_up(&self, channel: ChannelId) -> bool {
-        self.core.channels.get(channel).is_some_and(Channel::is_backed_up)
+        self.queued(channel) >= self.core.settings.limits.outbox_high
     }
 
     /// What there is to know of a channel of this loop.
@@ -183,7 +187,8 @@ impl<'a> Context<'a> {
         self.core.list()
     }
 
-    /// Calls `on_timer` with the token after the time. Timers live until they are due, cancelled, or the loop ends.
+    /// Calls `on_timer` with the token when the time after [`Context::now`] is over, which for zero is the next turn.
+    /// Timers live until they are due, cancelled, or the loop ends.
     pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
         self.core.timers.insert(self.core.now + after, TimerKey::User(token))
     }

@@ -12,7 +12,7 @@ use crate::addr::{Address, Endpoint, Endpoints};
 use crate::channel::{Channel, ChannelTable, ChunkPool, Common, Settings};
 use crate::clock::Mono;
 use crate::driver::{Accepted, Batch, ListenerId, Submission};
-use crate::error::{CloseReason, ClosedBy, DialError, Errno, SendError};
+use crate::error::{DialError, Errno, SendError};
 use crate::id::ChannelId;
 use crate::link::Link;
 use crate::node::admission::{Rarely, Strangers};
@@ -20,7 +20,7 @@ use crate::node::command::Command;
 use crate::node::dialing::Dialing;
 use crate::node::handle::Handle;
 use crate::node::info::ChannelInfo;
-use crate::node::mailbox::{Mail, Payloads};
+use crate::node::mailbox::Mail;
 use crate::node::shared::Port;
 use crate::node::timers::{TimerId, Timers};
 
@@ -76,10 +76,10 @@ pub(crate) struct Core {
     /// True when a channel came or went since [`Core::accept_change`] looked.
     slots_changed: bool,
     /// True once another thread has sent: from then on it is told how full the outboxes are.
-    posted_sends: bool,
+    pub(super) posted_sends: bool,
     /// When the shutdown's grace is over, once there is one.
     pub(crate) stop_at: Option<Mono>,
-    mail: Mail,
+    pub(super) mail: Mail,
     /// Accepted, and without a hello.
     pub(crate) strangers: Strangers,
     pub(crate) said_evicted: Rarely,
@@ -159,13 +159,13 @@ impl Core {
         Ok(id)
     }
 
-    fn begin_dial(&mut self, id: ChannelId, address: Address) {
+    pub(super) fn begin_dial(&mut self, id: ChannelId, address: Address) {
         let channel = Channel::dialing(id, address, Rc::clone(&self.settings), self.now);
         let name = channel.name().cloned();
         self.settings.counters.dialed.add(1);
         self.insert(channel);
-        if self.stop_at.is_some() {
-            self.fail(id, CloseReason::Shutdown);
+        if let Some(at) = self.stop_at {
+            self.on_channel(id, |channel| channel.stop(at));
         } else if let Some(Address::Host(host, port)) = name {
             self.look_up(id, host, port);
         }
@@ -272,12 +272,6 @@ impl Core {
 
     // Channels go.
 
-    pub(crate) fn fail(&mut self, id: ChannelId, reason: CloseReason) {
-        if let Some((channel, _)) = self.touch(id) {
-            channel.fail(reason, ClosedBy::Us, None);
-        }
-    }
-
     /// The channel's `on_close` was called: its slot is free for the next.
     pub(crate) fn remove(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.remove(id) else { return };
@@ -303,7 +297,7 @@ impl Core {
                 self.refuse(socket, &endpoints.peer);
             }
             for id in self.channels.ids() {
-                self.fail(id, CloseReason::Shutdown);
+                self.on_channel(id, |channel| channel.stop(at));
             }
         }
     }
@@ -311,93 +305,14 @@ impl Core {
     /// The grace is over: what is not closed yet is cut.
     pub(crate) fn abort_all(&mut self) {
         for id in self.channels.ids() {
-            if let Some((channel, _)) = self.touch(id) {
-                channel.abort();
-            }
+            self.on_channel(id, Channel::abort);
         }
     }
 
-    // Commands of other threads.
-
-    /// Carries out what was posted. True when that was anything.
-    pub(crate) fn obey(&mut self) -> bool {
-        let mut mail = std::mem::take(&mut self.mail);
-        let any = self.port().mailbox.take(&mut mail);
-        if any {
-            self.obey_mail(&mut mail);
-        }
-        self.mail = mail;
-        any
-    }
-
-    /// No more mail is taken; what was posted before that is still carried out.
-    pub(crate) fn close_mailbox(&mut self) {
-        let mut mail = self.port().mailbox.close();
-        self.obey_mail(&mut mail);
-    }
-
-    fn obey_mail(&mut self, mail: &mut Mail) {
-        self.settings.counters.commands.add(mail.count as u64);
-        let mut payloads = Payloads { lens: &mail.lens, bytes: &mail.bytes };
-        for command in mail.commands.drain(..) {
-            self.obey_command(command, &mut payloads);
-        }
-        mail.clear();
-    }
-
-    fn obey_command(&mut self, command: Command, payloads: &mut Payloads<'_>) {
-        match command {
-            Command::Dial { channel, address } => self.begin_dial(channel, address),
-            Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),
-            Command::Sends { channel, count } => {
-                let payloads = payloads.take(count);
-                self.send_posted(channel, payloads.bytes.len(), |channel, pool| {
-                    for payload in payloads.iter() {
-                        if let Err(error) = channel.send_posted(payload, pool) {
-                            came_too_late(channel, payload.len(), &error);
-                        }
-                    }
-                });
-            }
-            Command::SendBytes { channel, bytes } => {
-                let size = bytes.len();
-                self.send_posted(channel, size, |channel, pool| {
-                    if let Err(error) = channel.send_bytes_posted(bytes, pool) {
-                        came_too_late(channel, size, &error);
-                    }
-                });
-            }
-            Command::Broadcast(bytes) => {
-                self.broadcast(&bytes);
-            }
-            Command::Close(channel) => self.on_channel(channel, Channel::close),
-            Command::Abort(channel) => self.on_channel(channel, Channel::abort),
-            Command::ShutdownWrite(channel) => self.on_channel(channel, Channel::shutdown_write),
-            Command::Pause(channel) => self.on_channel(channel, Channel::pause),
-            Command::Resume(channel) => self.on_channel(channel, Channel::resume),
-            Command::Act { channel, action } => self.act_on(channel, action),
-            Command::Note(note) => self.note(note),
-            Command::List(reply) => {
-                // Whoever asked may have given up.
-                drop(reply.send(self.list()));
-            }
-            Command::Shutdown { grace } => self.stop(self.now + grace),
-        }
-    }
-
-    fn on_channel(&mut self, id: ChannelId, command: impl FnOnce(&mut Channel)) {
+    pub(crate) fn on_channel(&mut self, id: ChannelId, command: impl FnOnce(&mut Channel)) {
         if let Some((channel, _)) = self.touch(id) {
             command(channel);
         }
-    }
-
-    /// For sends of `size` bytes in all, which were held against the outbox when they were posted.
-    fn send_posted(&mut self, id: ChannelId, size: usize, send: impl FnOnce(&mut Channel, &mut ChunkPool)) {
-        self.posted_sends = true;
-        if let Some((channel, pool)) = self.touch(id) {
-            send(channel, pool);
-        }
-        self.port().slots.discharge(id, size);
     }
 
     pub(crate) fn broadcast(&mut self, bytes: &Bytes) -> usize {
@@ -407,8 +322,8 @@ impl Core {
             let sent = channel.send_common(&common, pool);
             match sent {
                 Ok(()) => taken += 1,
-                Err(SendError::WouldBlock { .. }) => refused.add(1),
-                Err(SendError::TooBig { .. } | SendError::Busy | SendError::NotOpen | SendError::Closed) => {}
+                Err(SendError::WouldBlock { .. } | SendError::TooBig { .. }) => refused.add(1),
+                Err(SendError::Busy | SendError::NotOpen | SendError::Closed) => {}
             }
             sent.is_ok()
         });
@@ -436,14 +351,19 @@ impl Core {
     /// The channel's turn is over: when it is due next, and what other threads may know of it.
     pub(crate) fn note_rest(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(id) else { return };
-        // Other threads are told that it takes no sends any more, or how full its outbox is, if any of them sends.
-        if channel.is_ending() {
+        let (is_over, deadline) = (channel.is_sending_over(), channel.deadline());
+        if is_over {
             self.port().slots.shut(id);
-        } else if self.posted_sends {
-            self.port().slots.publish_queued(id, channel.queued());
+        } else if self.publish_queued(id) {
+            self.on_channel(id, Channel::note_refused);
         }
-        let deadline = channel.deadline();
         self.arm_timer(id, deadline);
+    }
+
+    /// Tells other threads how full the outbox is, if any of them sends. True, once, when one of them was refused.
+    pub(crate) fn publish_queued(&self, id: ChannelId) -> bool {
+        let channel = self.channels.get(id).filter(|_| self.posted_sends);
+        channel.is_some_and(|channel| self.port().slots.publish_queued(id, channel.queued()))
     }
 
     /// The channel's deadline has a timer no later than it; one that moved away is noticed when the timer is due.
@@ -472,10 +392,4 @@ impl Core {
     fn slot_index(&self, id: ChannelId) -> usize {
         (id.slot() - self.channels.start()) as usize
     }
-}
-
-/// The channel closed after the bytes were posted; its report has them as unsent.
-fn came_too_late(channel: &mut Channel, size: usize, error: &SendError) {
-    tracing::debug!(channel = %channel.id(), %error, "a posted send came too late");
-    channel.count_too_late(size);
 }

@@ -104,16 +104,18 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         }
     }
 
-    /// The commands of other threads.
+    /// The commands of other threads. They have as long as completions.
     fn obey(&mut self) {
-        if self.core.obey() {
+        let (driver, late) = (&self.driver, self.core.now + 2 * REAP_TIME);
+        if self.core.obey(|| driver.now() > late) {
             self.spin.something_came(self.core.now);
         }
     }
 
-    /// Timers up to now.
+    /// Timers up to now. Those they set are for the next turn.
     fn expire(&mut self) {
-        while let Some((timer, key)) = self.core.timers.pop_due(self.core.now) {
+        let mark = self.core.timers.mark();
+        while let Some((timer, key)) = self.core.timers.pop_due(self.core.now, mark) {
             match key {
                 TimerKey::Channel(id) => {
                     let now = self.core.now;
@@ -203,6 +205,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     /// How long the driver may wait. After an announced sleep the mailbox wakes it.
     fn wait(&mut self) -> Wait {
         if self.reap_again
+            || self.core.has_mail()
             || self.core.channels.has_dirty()
             || self.spin.goes_on(self.core.now)
             || !self.core.port().mailbox.prepare_to_sleep()
@@ -374,7 +377,11 @@ impl<'a, H: Handler> Turn<'a, H> {
             Event::Confirmed => return self.core.confirmed(id),
             Event::Opened => self.opened(id),
             Event::Eof => self.call(|handler, cx| handler.on_eof(cx, id)),
-            Event::Drained => self.call(|handler, cx| handler.on_drained(cx, id)),
+            Event::Drained => {
+                // Before it is told: a thread that this sets going must not be refused by an older word.
+                self.core.publish_queued(id);
+                self.call(|handler, cx| handler.on_drained(cx, id))
+            }
             Event::Closed(report) => return self.closed(id, &report),
         };
         self.fail_after_panic(id, told);

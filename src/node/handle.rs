@@ -38,7 +38,7 @@ impl Handle {
 
     /// Dials an address; the channel exists at once. It opens (`on_open`) or not (`on_close`), never from within this
     /// call. Names are looked up on a helper thread, and all their addresses tried in turn, each for `dial_timeout`.
-    /// With several loops each gets a dial in turn.
+    /// With several loops each gets a dial in turn, as long as it has a channel left.
     ///
     /// In message mode there is one link for each node: where there is one already, this or that one closes by
     /// [`CloseReason::Duplicate`]. See [`Builder::peer`](crate::Builder::peer) for a link that is kept up.
@@ -47,7 +47,15 @@ impl Handle {
     ///
     /// See [`DialError`].
     pub fn dial(&self, to: impl Into<Address>) -> Result<ChannelId, DialError> {
-        self.dial_on(self.shared.next_dial(), to.into())
+        let (address, loops, first) = (to.into(), self.shared.ports.len(), self.shared.next_dial());
+        let mut channels = 0;
+        for index in (first..first + loops).map(|index| index % loops) {
+            match self.dial_on(index, address.clone()) {
+                Err(DialError::TableFull { size }) => channels += size,
+                outcome => return outcome,
+            }
+        }
+        Err(DialError::TableFull { size: channels })
     }
 
     pub(crate) fn dial_on(&self, loop_index: usize, address: Address) -> Result<ChannelId, DialError> {
@@ -95,6 +103,13 @@ impl Handle {
         self.post_send(channel, bytes.len(), |port| port.mailbox.post(Command::SendBytes { channel, bytes }))
     }
 
+    /// Bytes that wait to be sent on the channel, those on their way to its loop included; 0 when it is closed.
+    ///
+    /// It is the loop's word of its last turn, and loops say it only once other threads, or other loops, have sent.
+    pub fn queued(&self, channel: ChannelId) -> usize {
+        self.shared.port_of(channel).map_or(0, |port| port.slots.queued(channel))
+    }
+
     fn post_send(
         &self,
         channel: ChannelId,
@@ -102,7 +117,7 @@ impl Handle {
         post: impl FnOnce(&Port) -> Result<(), PostError>,
     ) -> Result<(), SendError> {
         let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
-        port.slots.charge(channel, size, self.shared.limits.outbox_max)?;
+        port.slots.charge(channel, size)?;
         post(port).map_err(|error| {
             port.slots.discharge(channel, size);
             match error {
@@ -112,12 +127,13 @@ impl Handle {
         })
     }
 
-    /// Sends the same to every open channel of the node. Channels whose outbox is full do not get it;
-    /// `broadcasts_refused` counts them.
+    /// Sends the same to every open channel of the node. Channels whose outbox is full, or whose peer takes no message as
+    /// long, do not get it; `broadcasts_refused` counts them.
     ///
     /// # Errors
     ///
-    /// [`CommandError::Busy`]: some loops have not taken it. [`CommandError::Stopped`].
+    /// [`CommandError::Busy`]: some loops have not taken it, and others may have; sent again, it comes twice to the
+    /// channels of those. [`CommandError::Stopped`].
     pub fn broadcast(&self, bytes: &Bytes) -> Result<(), CommandError> {
         self.to_all(|| Command::Broadcast(bytes.clone()))
     }
@@ -222,6 +238,14 @@ impl Handle {
         for port in &self.shared.ports {
             // One that is closed has ended already.
             let _ = port.mailbox.post_always(Command::Shutdown { grace });
+        }
+    }
+
+    /// For commands that may not get lost.
+    pub(crate) fn insist(&self, channel: ChannelId, command: Command) {
+        if let Some(port) = self.shared.port_of(channel).filter(|port| port.slots.is_live(channel)) {
+            // A loop that has ended has closed it.
+            let _ = port.mailbox.post_always(command);
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, Ordering, fence},
 };
-use std::{mem, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 #[cfg(all(test, loom))]
 use loom::sync::{
@@ -38,16 +38,35 @@ const PATIENCE: u32 = 128;
 /// Commands in order, and the lengths and bytes of their [`Command::Sends`] one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
-    pub(crate) commands: Vec<Command>,
-    pub(crate) lens: Vec<usize>,
-    pub(crate) bytes: Vec<u8>,
+    commands: VecDeque<Command>,
+    lens: Vec<usize>,
+    bytes: Vec<u8>,
     /// How many were posted; a [`Command::Sends`] counts each of its sends.
     pub(crate) count: usize,
+    /// Of `lens` and `bytes`, how much belonged to commands that were taken out.
+    lens_done: usize,
+    bytes_done: usize,
 }
 
 impl Mail {
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.commands.is_empty() && self.lens.is_empty() && self.bytes.is_empty()
+    }
+
+    /// True when all commands were taken out.
+    pub(crate) fn is_done(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// The next command, and what it is to send if it is a [`Command::Sends`].
+    pub(crate) fn next(&mut self) -> Option<(Command, Payloads<'_>)> {
+        let command = self.commands.pop_front()?;
+        let count = if let Command::Sends { count, .. } = command { count } else { 0 };
+        let lens = &self.lens[self.lens_done..][..count];
+        let bytes = &self.bytes[self.bytes_done..][..lens.iter().sum()];
+        self.lens_done += lens.len();
+        self.bytes_done += bytes.len();
+        Some((command, Payloads { lens, bytes }))
     }
 
     /// Makes the mail ready for the next [`Mailbox::take`]; its memory stays.
@@ -55,20 +74,26 @@ impl Mail {
         self.commands.clear();
         self.lens.clear();
         self.bytes.clear();
-        self.count = 0;
+        (self.count, self.lens_done, self.bytes_done) = (0, 0, 0);
     }
 
     /// True when it has far more memory than what is in `used` takes.
     fn is_oversized_for(&self, used: &Self) -> bool {
-        is_oversized(&self.commands, used.commands.len())
-            || is_oversized(&self.lens, used.lens.len())
-            || is_oversized(&self.bytes, used.bytes.len())
+        is_oversized::<Command>(self.commands.capacity(), used.commands.len())
+            || is_oversized::<usize>(self.lens.capacity(), used.lens.len())
+            || is_oversized::<u8>(self.bytes.capacity(), used.bytes.len())
     }
 
     fn shrink_for(&mut self, used: &Self) {
-        shrink(&mut self.commands, used.commands.len());
-        shrink(&mut self.lens, used.lens.len());
-        shrink(&mut self.bytes, used.bytes.len());
+        if is_oversized::<Command>(self.commands.capacity(), used.commands.len()) {
+            self.commands.shrink_to(kept::<Command>());
+        }
+        if is_oversized::<usize>(self.lens.capacity(), used.lens.len()) {
+            self.lens.shrink_to(kept::<usize>());
+        }
+        if is_oversized::<u8>(self.bytes.capacity(), used.bytes.len()) {
+            self.bytes.shrink_to(kept::<u8>());
+        }
     }
 }
 
@@ -76,32 +101,18 @@ const fn kept<T>() -> usize {
     KEPT_BYTES / size_of::<T>()
 }
 
-fn is_oversized<T>(memory: &Vec<T>, used: usize) -> bool {
-    memory.capacity() > kept::<T>() && used < memory.capacity() / 4
+fn is_oversized<T>(capacity: usize, used: usize) -> bool {
+    capacity > kept::<T>() && used < capacity / 4
 }
 
-fn shrink<T>(memory: &mut Vec<T>, used: usize) {
-    if is_oversized(memory, used) {
-        memory.shrink_to(kept::<T>());
-    }
-}
-
-/// What [`Command::Sends`] are to send, and the same of those behind them.
+/// What a [`Command::Sends`] is to send.
 #[derive(Debug)]
 pub(crate) struct Payloads<'m> {
-    pub(crate) lens: &'m [usize],
+    lens: &'m [usize],
     pub(crate) bytes: &'m [u8],
 }
 
 impl<'m> Payloads<'m> {
-    /// The next `count` of them.
-    pub(crate) fn take(&mut self, count: usize) -> Self {
-        let (lens, later_lens) = self.lens.split_at(count);
-        let (bytes, later_bytes) = self.bytes.split_at(lens.iter().sum());
-        *self = Self { lens: later_lens, bytes: later_bytes };
-        Self { lens, bytes }
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'m [u8]> {
         let mut rest = self.bytes;
         self.lens.iter().map(move |&len| {
@@ -190,7 +201,7 @@ impl<W: Waker> Mailbox<W> {
         let mail = &mut queue.mail;
         mail.lens.push(size);
         parts.iter().for_each(|part| mail.bytes.extend_from_slice(part));
-        if let Some(Command::Sends { channel: last, count }) = mail.commands.last_mut()
+        if let Some(Command::Sends { channel: last, count }) = mail.commands.back_mut()
             && *last == channel
         {
             *count += 1;
@@ -201,8 +212,8 @@ impl<W: Waker> Mailbox<W> {
         Ok(())
     }
 
-    /// Posts past the bounds: for the few commands that may not get lost, [`Command::Shutdown`] and
-    /// [`Command::Resolved`]. The only error is [`PostError::Closed`].
+    /// Posts past the bounds: for what a loop says to another or its helpers to it, and for [`Command::Shutdown`], which
+    /// may not get lost. The only error is [`PostError::Closed`].
     pub(crate) fn post_always(&self, command: Command) -> Result<(), PostError> {
         let shared_bytes = shared_bytes(&command);
         let queue = self.lock();
@@ -287,7 +298,7 @@ impl<W: Waker> Mailbox<W> {
     /// that one has woken the loop, or is about to.
     fn push(&self, mut queue: MutexGuard<'_, Queue>, command: Command) {
         let is_first = queue.mail.commands.is_empty();
-        queue.mail.commands.push(command);
+        queue.mail.commands.push_back(command);
         queue.mail.count += 1;
         if !is_first {
             return;

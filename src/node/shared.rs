@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::channel::Slots;
-use crate::config::Limits;
 use crate::driver::Waker;
 use crate::id::ChannelId;
 use crate::link::LocalNode;
@@ -50,7 +49,6 @@ pub(crate) struct Port {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) ports: Box<[Port]>,
-    pub(crate) limits: Limits,
     /// Who this node is, in message mode.
     pub(crate) local_node: Option<Arc<LocalNode>>,
     pub(crate) names: Names,
@@ -68,14 +66,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         ports: Vec<Port>,
-        limits: Limits,
+        lookups: usize,
         local_node: Option<LocalNode>,
         has_peers: bool,
     ) -> Self {
-        let names = Names::new(limits.lookups);
+        let names = Names::new(lookups);
         Self {
             ports: ports.into(),
-            limits,
             peers: local_node.as_ref().map(|local| Mutex::new(Peers::new(local.node_id))),
             per_ip: Mutex::default(),
             history: Mutex::default(),

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::addr::{Address, Endpoint};
-use crate::channel::{Settings as ChannelSettings, Slots};
+use crate::channel::{Room, Settings as ChannelSettings, Slots};
 use crate::config::{Config, DriverKind, Mode};
 #[cfg(feature = "tokio-uring")]
 use crate::driver::tokio_uring::TokioUringDriver;
@@ -106,14 +106,15 @@ fn start_on<D: Driver + 'static, H: Handler>(
     let mut ports = Vec::new();
     let shares = split_slots(config.first_slot, config.channels, config.loops);
     for (index, (first, count)) in shares.into_iter().enumerate() {
-        let (recruit, port) = recruit(index, make_driver, Slots::new(first, count), &config, seed, &make)?;
+        let slots = Slots::new(first, count, Room::new(config.mode, &config.limits));
+        let (recruit, port) = recruit(index, make_driver, slots, &config, seed, &make)?;
         recruits.push(recruit);
         ports.push(port);
     }
     let local_addrs = listen(&config.listen, &recruits)?;
     let local_node = identity.map(|identity| identity.local_node(&config, &local_addrs));
     let has_peers = !config.peers.is_empty();
-    let handle = Handle::new(Arc::new(Shared::new(ports, config.limits.clone(), local_node, has_peers)));
+    let handle = Handle::new(Arc::new(Shared::new(ports, config.limits.lookups, local_node, has_peers)));
     for recruit in &recruits {
         // A loop that is gone is found out below.
         drop(recruit.orders.send(Order::Run(handle.clone())));

@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::program::Program;
 use super::settings::Settings;
 use crate::addr::{Address, Endpoint};
-use crate::channel::Slots;
+use crate::channel::{Room, Slots};
 use crate::config::Mode;
 use crate::driver::uring::UringDriver;
 use crate::driver::uring::sim::network::{HostId, Network};
@@ -76,7 +76,7 @@ impl Node {
             .listen(ListenerId(0), &at, false)
             .map_err(|error| DriverError::Kernel { doing: "listening", error })?;
         let port = Port {
-            slots: Slots::new(config.first_slot, config.channels),
+            slots: Slots::new(config.first_slot, config.channels, Room::new(config.mode, &config.limits)),
             mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
             counters: Arc::clone(&counters),
             thread: std::thread::current().id(),
@@ -91,7 +91,7 @@ impl Node {
         });
         let has_peers = !config.peers.is_empty();
         let handle =
-            Handle::new(Arc::new(Shared::new(vec![port], config.limits.clone(), local_node, has_peers)));
+            Handle::new(Arc::new(Shared::new(vec![port], config.limits.lookups, local_node, has_peers)));
         let program = Program {
             node: host.0,
             life,

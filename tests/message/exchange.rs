@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use ringlink::{ChannelId, SendError};
 
@@ -37,10 +38,8 @@ fn exchange(bed: &Bed, channel: ChannelId, mine: Vec<Vec<u8>>, theirs: &[Vec<u8>
                 };
                 match sent {
                     Ok(()) => break,
-                    // The drain may have come before the refusal, so nobody waits for it for long.
-                    Err(SendError::WouldBlock { .. } | SendError::Busy) => {
-                        room.recv_timeout(PATIENCE / 1000).ok();
-                    }
+                    Err(SendError::WouldBlock { .. }) => room.recv_timeout(PATIENCE).expect("on_drained"),
+                    Err(SendError::Busy) => thread::yield_now(),
                     Err(error) => panic!("{error}"),
                 }
             }
@@ -56,6 +55,12 @@ fn exchange(bed: &Bed, channel: ChannelId, mine: Vec<Vec<u8>>, theirs: &[Vec<u8>
         };
         let same = got == *expected;
         assert!(same, "message {number}: {} bytes, not the {} sent", got.len(), expected.len());
+    }
+    // Everything has come, and the sender may still wait for room.
+    while !sender.is_finished() {
+        if let Ok(Event::Drained) = bed.events.recv_timeout(Duration::from_millis(2)) {
+            let _over = drained.send(());
+        }
     }
     sender.join().unwrap();
 }

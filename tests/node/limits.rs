@@ -116,6 +116,26 @@ node_test!(a_dial_from_a_callback_is_refused_when_the_table_is_full, |setup| {
     drop((listener, client));
 });
 
+node_test!(a_dial_takes_the_last_channel_whichever_loop_has_it, |setup| {
+    let (listener, address) = foreign::listen();
+    let bed = Bed::start(setup, setup.dialer().channels(0, 2 * setup.loops as u32), Plan::listen());
+    let dial = || {
+        let id = bed.dial(address);
+        assert_eq!(bed.opened().0, id);
+        id
+    };
+    let ids: Vec<_> = (0..2 * setup.loops).map(|_| dial()).collect();
+    for id in ids {
+        bed.handle.abort(id).unwrap();
+        bed.closed(id);
+        eventually("its slot to be free", || bed.handle.stats().channels < 2 * setup.loops as u64);
+        assert_eq!(dial().slot(), id.slot());
+    }
+    let full = DialError::TableFull { size: 2 * setup.loops as u32 };
+    assert_eq!(bed.handle.dial(address), Err(full));
+    drop(listener);
+});
+
 node_test!(channel_ids_are_of_the_range_that_was_asked_for, |setup| {
     let size = 8;
     let bed = Bed::start(setup, setup.listener().channels(10_000, size), Plan::echo());

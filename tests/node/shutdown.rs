@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ringlink::{CloseReason, ClosedBy, CommandError, DialError, NodeError, StartError};
 
 use crate::support::foreign::{self, Blackhole, assert_same, random};
-use crate::support::{Bed, Call, Event, PATIENCE, PLANNED, Plan, Setup, eventually, node_test};
+use crate::support::{Bed, Call, Event, PATIENCE, PLANNED, Plan, Setup, eventually, node_test, pass};
 
 node_test!(an_idle_node_ends, |setup| {
     let bed = Bed::echo(setup);
@@ -89,6 +89,26 @@ node_test!(a_grace_that_runs_out_ends_the_node_all_the_same, |setup| {
     bed.handle.shutdown(Duration::from_millis(200));
     bed.join().unwrap();
     drop(lazy);
+});
+
+node_test!(what_is_queued_has_the_grace_however_short_a_close_may_take, |setup| {
+    let bed = Bed::start(
+        setup,
+        setup
+            .listener()
+            .socket(|s| s.send_buffer = Some(16 << 10))
+            .limits(|l| l.close_timeout = Duration::from_millis(1)),
+        Plan::listen(),
+    );
+    let mut slow = foreign::connect_with_buffers(bed.address(), 4 << 10);
+    let (id, _) = bed.opened();
+    let data = random(setup.outbox().2, 7);
+    bed.handle.send(id, &data).unwrap();
+    bed.handle.shutdown(PATIENCE);
+    pass(Duration::from_millis(50));
+    assert_same(&foreign::read_to_eof(&mut slow), &data);
+    drop(slow);
+    bed.join().unwrap();
 });
 
 node_test!(a_second_shutdown_may_only_be_sooner, |setup| {

@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
 use bytes::Bytes;
 use ringlink::{ChannelId, CommandError, Handle, SendError};
 
+use crate::backpressure::Gate;
 use crate::support::foreign::{self, assert_prefix, random};
 use crate::support::{Bed, Call, Plan, Setup, eventually, node_test};
 
@@ -215,6 +217,77 @@ node_test!(shutting_down_a_half_from_another_thread_keeps_what_is_queued, |setup
     foreign::assert_same(&foreign::read_to_eof(&mut client), &data);
     client.write_all(b"still open").unwrap();
     assert_eq!(bed.received(id, 10), b"still open");
+});
+
+node_test!(nobody_sends_after_shutting_down_a_half, |setup| {
+    let bed = Bed::start(setup, setup.listener(), Plan::listen());
+    let client = foreign::connect(bed.address());
+    let (id, _) = bed.opened();
+    bed.handle.shutdown_write(id).unwrap();
+    eventually("sends to be refused", || bed.handle.send(id, b"late") == Err(SendError::Closed));
+    drop(client);
+});
+
+node_test!(a_thread_that_waits_for_on_drained_after_each_refusal_gets_everything_sent, |setup| {
+    let bed = Bed::start(setup, setup.listener(), Plan::listen());
+    let mut client = foreign::connect(bed.address());
+    let (id, _) = bed.opened();
+    // As long as an outbox: each needs an empty one.
+    let piece = random(setup.outbox().2, 5);
+    let too_big = SendError::TooBig { size: piece.len() + 1, max: piece.len() };
+    assert_eq!(bed.handle.send(id, &[&piece[..], b"x"].concat()), Err(too_big));
+    let (rounds, expected) = (20, piece.clone());
+    let reader = thread::spawn(move || {
+        for _ in 0..rounds {
+            foreign::assert_same(&foreign::read_exactly(&mut client, expected.len()), &expected);
+        }
+    });
+    for _ in 0..rounds {
+        while let Err(error) = bed.handle.send(id, &piece) {
+            match error {
+                SendError::WouldBlock { .. } => bed.drained(id),
+                SendError::Busy => thread::yield_now(),
+                other => panic!("{other}"),
+            }
+        }
+    }
+    reader.join().unwrap();
+    eventually("nothing to be queued", || bed.handle.queued(id) == 0);
+});
+
+node_test!(a_command_to_a_channel_of_another_loop_is_never_lost, |setup| {
+    const COMMANDS: usize = 8;
+    const EACH: u32 = 500;
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    // `hold` holds a loop; `SLOT.GENERATION` asks more of that channel than a mailbox takes.
+    let plan = Plan::listen().script(move |cx, call, _| match *call {
+        Call::Data(_, b"hold") => held.pass(),
+        Call::Data(_, text) => {
+            if let Ok(other) = std::str::from_utf8(text).unwrap().parse() {
+                (0..COMMANDS).for_each(|_| cx.pause(other));
+                cx.resume(other);
+            }
+        }
+        _ => {}
+    });
+    let builder = setup.listener().channels(0, EACH * setup.loops as u32);
+    let bed = Bed::start(setup, builder.limits(|l| l.mailbox_commands = COMMANDS), plan);
+    let mut clients = bed.clients_on_every_loop();
+    if setup.loops == 1 {
+        return;
+    }
+    let loop_of = |id: ChannelId| id.slot() / EACH;
+    let at = clients.iter().position(|(_, id)| loop_of(*id) != loop_of(clients[0].1)).unwrap();
+    let (mut other, id) = clients.swap_remove(at);
+    other.write_all(b"hold").unwrap();
+    eventually("the loop to be held", || gate.waiting.load(SeqCst));
+    clients[0].0.write_all(id.to_string().as_bytes()).unwrap();
+    bed.received(clients[0].1, id.to_string().len());
+    gate.open();
+    bed.received(id, 4);
+    other.write_all(b"it reads on").unwrap();
+    assert_eq!(bed.received(id, 11), b"it reads on");
 });
 
 node_test!(asking_a_loop_from_its_own_thread_is_refused_and_not_a_deadlock, |setup| {

@@ -37,9 +37,16 @@ fn sends_keep_their_order_and_their_boundaries() {
     mailbox.post_send(channel(3), &[b"th", b"", b"ree"]).unwrap();
     let mut mail = Mail::default();
     assert!(mailbox.take(&mut mail));
-    assert_eq!((mail.bytes.as_slice(), mail.lens.as_slice()), (b"onethree".as_slice(), [3, 0, 5].as_slice()));
-    let seen: Vec<_> = mail.commands.iter().map(|command| format!("{command:?}")).collect();
-    assert_eq!(seen, ["Sends { channel: 1.1, count: 2 }", "Close(2.1)", "Sends { channel: 3.1, count: 1 }"]);
+    let mut seen = Vec::new();
+    while let Some((command, payloads)) = mail.next() {
+        seen.push((format!("{command:?}"), payloads.iter().map(<[u8]>::to_vec).collect()));
+    }
+    let sends = |slot, payloads: &[&[u8]]| {
+        let command = format!("Sends {{ channel: {slot}.1, count: {} }}", payloads.len());
+        (command, payloads.iter().map(|payload| payload.to_vec()).collect::<Vec<_>>())
+    };
+    assert_eq!(seen, [sends(1, &[b"one", b""]), ("Close(2.1)".into(), vec![]), sends(3, &[b"three"])]);
+    assert!(mail.is_done());
     mail.clear();
     assert!(!mailbox.take(&mut mail));
 }
@@ -158,11 +165,10 @@ fn all_that_many_threads_post_arrives_in_each_thread_s_order() {
         let mut mail = Mail::default();
         while next.iter().any(|&count| count < EACH) {
             if mailbox.take(&mut mail) {
-                let mut numbers = mail.bytes.chunks(4);
-                for command in &mail.commands {
-                    let &Command::Sends { channel, count } = command else { panic!("{command:?}") };
-                    for _ in 0..count {
-                        let number = u32::from_le_bytes(*numbers.next().unwrap().first_chunk().unwrap());
+                while let Some((command, payloads)) = mail.next() {
+                    let Command::Sends { channel, .. } = command else { panic!("{command:?}") };
+                    for payload in payloads.iter() {
+                        let number = u32::from_le_bytes(payload.try_into().unwrap());
                         assert_eq!(number, next[channel.slot() as usize]);
                         next[channel.slot() as usize] += 1;
                     }
