@@ -50,6 +50,8 @@ pub struct Limits {
     /// Commands of other threads that may wait for a loop. Default 65,536.
     pub mailbox_commands: usize,
     /// Bytes of sends from other threads that may wait for a loop. Default 16 MiB.
+    ///
+    /// When none wait, one send of any size is taken.
     pub mailbox_bytes: usize,
     /// Names that may be looked up at once. Default 64.
     pub lookups: usize,
@@ -275,8 +277,6 @@ impl Limits {
         check((1..=u32::MAX as usize).contains(&self.outbox_max), "outbox_max", || {
             format!("{} bytes; it can be 1 to {}", self.outbox_max, u32::MAX)
         })?;
-        check(self.mailbox_commands >= 1, "mailbox_commands", || "it must be at least 1".into())?;
-        check(self.lookups >= 1, "lookups", || "it must be at least 1".into())?;
         for (setting, value) in [
             ("dial_timeout", self.dial_timeout),
             ("close_timeout", self.close_timeout),
@@ -286,6 +286,9 @@ impl Limits {
             check(!value.is_zero(), setting, || "it must be above zero".into())?;
         }
         for (setting, value) in [
+            ("mailbox_commands", self.mailbox_commands),
+            ("mailbox_bytes", self.mailbox_bytes),
+            ("lookups", self.lookups),
             ("pending_handshakes", self.pending_handshakes),
             ("channels_per_ip", self.channels_per_ip),
             ("dials_in_flight", self.dials_in_flight),
@@ -376,6 +379,8 @@ mod tests {
         refused("agent", |c| c.agent = "é".repeat(33));
         refused("outbox_low", |c| c.limits.outbox_low = c.limits.outbox_high);
         refused("outbox_high", |c| c.limits.outbox_high = c.limits.outbox_max + 1);
+        refused("mailbox_commands", |c| c.limits.mailbox_commands = 0);
+        refused("mailbox_bytes", |c| c.limits.mailbox_bytes = 0);
         refused("dial_timeout", |c| c.limits.dial_timeout = Duration::ZERO);
         refused("max_frame", |c| c.limits.max_frame = 1023);
         refused("max_frame", |c| c.limits.max_frame = 1 << 24);
