@@ -9,6 +9,10 @@ use crate::error::ConfigError;
 /// Bytes of the longest agent string there may be.
 pub(crate) const MAX_AGENT: usize = 64;
 
+/// The kernel's bounds.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// What travels on a node's channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -115,10 +119,11 @@ impl Default for Limits {
 pub struct SocketOptions {
     /// Send small segments at once (`TCP_NODELAY`). Default on.
     pub nodelay: bool,
-    /// Probe a silent connection after this long (`SO_KEEPALIVE`, `TCP_KEEPIDLE`). Default 60 s; `None` turns it off.
+    /// Probe a silent connection after this long (`SO_KEEPALIVE`, `TCP_KEEPIDLE`), 1 s to 32,767 s. Default 60 s; `None`
+    /// turns it off.
     pub keepalive: Option<Duration>,
-    /// Give a connection up when sent data stays unacknowledged for so long (`TCP_USER_TIMEOUT`). Default 20 s;
-    /// `None` leaves it to the kernel, about 15 minutes.
+    /// Give a connection up when sent data stays unacknowledged for so long (`TCP_USER_TIMEOUT`), 1 ms to 24 days.
+    /// Default 20 s; `None` leaves it to the kernel, about 15 minutes.
     pub user_timeout: Option<Duration>,
     /// The kernel's send buffer in bytes (`SO_SNDBUF`; the kernel doubles it). Default: the kernel tunes it.
     pub send_buffer: Option<usize>,
@@ -241,6 +246,7 @@ impl Config {
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         self.validate_node()?;
         self.limits.validate()?;
+        self.socket.validate()?;
         self.ring.validate()
     }
 
@@ -322,6 +328,27 @@ impl Limits {
     }
 }
 
+impl SocketOptions {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let seconds = Duration::from_secs(1)..=MAX_KEEPALIVE;
+        check(self.keepalive.is_none_or(|idle| seconds.contains(&idle)), "keepalive", || {
+            let idle = self.keepalive.unwrap_or_default();
+            format!("{idle:?}; it can be 1 s to {MAX_KEEPALIVE:?}, or off")
+        })?;
+        let milliseconds = Duration::from_millis(1)..=MAX_USER_TIMEOUT;
+        check(self.user_timeout.is_none_or(|time| milliseconds.contains(&time)), "user_timeout", || {
+            let time = self.user_timeout.unwrap_or_default();
+            format!("{time:?}; it can be 1 ms to {MAX_USER_TIMEOUT:?}, or off")
+        })?;
+        for (setting, bytes) in [("send_buffer", self.send_buffer), ("receive_buffer", self.receive_buffer)] {
+            check(bytes.is_none_or(|bytes| i32::try_from(bytes).is_ok()), setting, || {
+                format!("{} bytes; it can be at most {}", bytes.unwrap_or_default(), i32::MAX)
+            })?;
+        }
+        Ok(())
+    }
+}
+
 impl RingOptions {
     fn validate(&self) -> Result<(), ConfigError> {
         let power = |n: u32, least: u32, most: u32| n.is_power_of_two() && (least..=most).contains(&n);
@@ -393,6 +420,12 @@ mod tests {
         refused("pending_handshakes", |c| c.limits.pending_handshakes = 0);
         refused("channels_per_ip", |c| c.limits.channels_per_ip = 0);
         refused("dials_in_flight", |c| c.limits.dials_in_flight = 0);
+        refused("keepalive", |c| c.socket.keepalive = Some(Duration::from_millis(999)));
+        refused("keepalive", |c| c.socket.keepalive = Some(Duration::from_secs(32_768)));
+        refused("user_timeout", |c| c.socket.user_timeout = Some(Duration::from_micros(999)));
+        refused("user_timeout", |c| c.socket.user_timeout = Some(Duration::from_millis(1 << 31)));
+        refused("send_buffer", |c| c.socket.send_buffer = Some(1 << 31));
+        refused("receive_buffer", |c| c.socket.receive_buffer = Some(1 << 31));
         refused("submission_entries", |c| c.ring.submission_entries = 3);
         refused("completion_entries", |c| c.ring.completion_entries = c.ring.submission_entries);
         refused("receive_buffers", |c| c.ring.receive_buffers = 0);

@@ -84,10 +84,7 @@ fn set_tcp_options(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     if let Some(idle) = options.keepalive {
         let interval = (idle / 4).max(Duration::from_secs(1));
         socket.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(idle.max(Duration::from_secs(1)))
-                .with_interval(interval)
-                .with_retries(4),
+            &TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(4),
         )?;
     }
     socket.set_tcp_user_timeout(options.user_timeout)?;
