@@ -9,6 +9,11 @@ use crate::error::ConfigError;
 /// Bytes of the longest agent string there may be.
 pub(crate) const MAX_AGENT: usize = 64;
 
+/// Most channels of a node. Each takes 16 bytes from the start on, and a descriptor once it is open, of which a process
+/// seldom may have more than a million.
+const MAX_CHANNELS: u32 = 1 << 24;
+/// Most bytes of a loop's receive buffers.
+const MAX_RECEIVE_MEMORY: u64 = 2 << 30;
 /// The kernel's bounds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
@@ -157,7 +162,7 @@ pub struct RingOptions {
     pub submission_entries: u32,
     /// Entries of the completion queue; a power of two, at least twice the submission queue's. Default 16,384.
     pub completion_entries: u32,
-    /// Receive buffers of a loop; a power of two, at most 32,768. Default 256.
+    /// Receive buffers of a loop; a power of two, at most 32,768, and 2 GiB in all. Default 256.
     pub receive_buffers: u16,
     /// Bytes of each receive buffer; with the driver tokio-uring, where every channel holds one, at most 16 KiB. Default
     /// 64 KiB.
@@ -256,6 +261,9 @@ impl Config {
         })?;
         check(self.channels as usize >= self.loops, "channels", || {
             format!("{} channels for {} loops; each loop needs at least one", self.channels, self.loops)
+        })?;
+        check(self.channels <= MAX_CHANNELS, "channels", || {
+            format!("{} channels; there can be {MAX_CHANNELS}", self.channels)
         })?;
         check(self.first_slot.checked_add(self.channels).is_some(), "channels", || {
             format!("{} channels from {} on pass the largest id, 4294967295", self.channels, self.first_slot)
@@ -370,6 +378,11 @@ impl RingOptions {
         check((64..=16 << 20).contains(&self.receive_buffer_size), "receive_buffer_size", || {
             format!("{} bytes; it can be 64 to 16777216", self.receive_buffer_size)
         })?;
+        let memory = u64::from(self.receive_buffers) * u64::from(self.receive_buffer_size);
+        check(memory <= MAX_RECEIVE_MEMORY, "receive_buffers", || {
+            let (count, size) = (self.receive_buffers, self.receive_buffer_size);
+            format!("{count} of {size} bytes take {memory}; they can take {MAX_RECEIVE_MEMORY} for each loop")
+        })?;
         check(self.completion_budget >= 1, "completion_budget", || "it must be at least 1".into())?;
         check((1..=1 << 30).contains(&self.send_size), "send_size", || {
             format!("{} bytes; it can be 1 to 1073741824", self.send_size)
@@ -402,6 +415,7 @@ mod tests {
         refused("loops", |c| c.loops = 0);
         refused("channels", |c| c.channels = 0);
         refused("channels", |c| c.first_slot = u32::MAX);
+        refused("channels", |c| c.channels = MAX_CHANNELS + 1);
         refused("pin", |c| c.pin = vec![0, 1]);
         refused("agent", |c| c.agent = "é".repeat(33));
         refused("outbox_low", |c| c.limits.outbox_low = c.limits.outbox_high);
@@ -430,5 +444,8 @@ mod tests {
         refused("completion_entries", |c| c.ring.completion_entries = c.ring.submission_entries);
         refused("receive_buffers", |c| c.ring.receive_buffers = 0);
         refused("receive_buffer_size", |c| c.ring.receive_buffer_size = 0);
+        refused("receive_buffers", |c| {
+            (c.ring.receive_buffers, c.ring.receive_buffer_size) = (256, 16 << 20);
+        });
     }
 }
