@@ -74,9 +74,14 @@ pub(crate) fn no_endpoint() -> Endpoint {
 fn new(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
     let (domain, protocol, address) = match endpoint {
         Endpoint::Tcp(ip) => (Domain::for_address(*ip), Some(Protocol::TCP), SockAddr::from(*ip)),
-        Endpoint::Unix(path) => (Domain::UNIX, None, SockAddr::unix(path)?),
+        Endpoint::Unix(path) => (Domain::UNIX, None, unix_address(path)?),
     };
     Ok((Socket::new(domain, Type::STREAM, protocol)?, address))
+}
+
+/// The one path that cannot be an address is one that is too long; that has an errno, as what the kernel refuses.
+fn unix_address(path: &Path) -> io::Result<SockAddr> {
+    SockAddr::unix(path).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))
 }
 
 fn set_tcp_options(socket: &Socket, options: &SocketOptions) -> io::Result<()> {

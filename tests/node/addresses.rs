@@ -1,5 +1,6 @@
 //! Dials that come to nothing and listeners that cannot be: each one typed outcome, and one `on_close`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ringlink::{Address, ChannelId, CloseReason, CloseReport, ClosedBy, Errno, SendError, StartError};
@@ -22,6 +23,21 @@ node_test!(a_refused_dial_is_one_close, |setup| {
     let folder = tempfile::tempdir().unwrap();
     let id = bed.dial(folder.path().join("nobody").as_path());
     assert_never_opened(&bed.closed(id), CloseReason::DialRefused);
+});
+
+node_test!(a_path_too_long_for_a_socket_is_one_close_and_no_listener, |setup| {
+    let bed = Bed::start(setup, setup.dialer(), Plan::listen());
+    let long = "x".repeat(108);
+    let report = bed.closed(bed.dial(Path::new(&long)));
+    assert_never_opened(&report, CloseReason::DialFailed);
+    assert_eq!(report.errno, Some(Errno(libc::ENAMETOOLONG)));
+    let builder = setup.dialer().listen(Path::new(&long));
+    match Bed::try_start(setup, builder, Plan::listen()).err() {
+        Some(StartError::Listen { error, .. }) => {
+            assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
 });
 
 node_test!(a_dial_into_a_blackhole_times_out, |setup| {
