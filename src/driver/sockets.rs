@@ -128,10 +128,16 @@ pub(crate) fn endpoint(address: &SockAddr) -> io::Result<Endpoint> {
     if address.is_unix() {
         return Ok(Endpoint::Unix(Arc::from(address.as_pathname().unwrap_or(Path::new("")))));
     }
-    let ip: SocketAddr =
-        address.as_socket().ok_or_else(|| io::Error::other("neither TCP nor a Unix socket"))?;
-    // A peer of IPv4 on a listener of both is that, not the IPv6 address that stands for it.
-    Ok(Endpoint::Tcp(SocketAddr::new(ip.ip().to_canonical(), ip.port())))
+    let ip = address.as_socket().ok_or_else(|| io::Error::other("neither TCP nor a Unix socket"))?;
+    Ok(tcp_endpoint(ip))
+}
+
+/// A peer of IPv4 on a listener of both is that, not the IPv6 address that stands for it.
+pub(crate) fn tcp_endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::Tcp(match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address, // with its scope
+    })
 }
 
 /// Whether there is a congestion control of this name that this process may use.
@@ -146,6 +152,18 @@ mod tests {
 
     fn listen_at(path: &Path) -> io::Result<(Socket, Endpoint)> {
         listener(&Endpoint::Unix(Arc::from(path)), false, &SocketOptions::default())
+    }
+
+    #[test]
+    fn an_endpoint_is_what_can_be_dialed() {
+        for (address, endpoint) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+            ("[::1]:7", "[::1]:7"),
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(super::endpoint(&address.into()).unwrap().to_string(), endpoint);
+        }
     }
 
     #[test]

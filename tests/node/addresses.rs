@@ -1,5 +1,6 @@
 //! Dials that come to nothing and listeners that cannot be: each one typed outcome, and one `on_close`.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +39,14 @@ node_test!(a_path_too_long_for_a_socket_is_one_close_and_no_listener, |setup| {
         }
         other => panic!("{other:?}"),
     }
+});
+
+node_test!(a_peer_of_ipv4_is_that_on_a_listener_of_both, |setup| {
+    let bed = Bed::start(setup, setup.dialer().listen(":0".parse::<Address>().unwrap()), Plan::echo());
+    let client = foreign::connect(SocketAddr::from(([127, 0, 0, 1], bed.address().port())));
+    let (_, info) = bed.opened();
+    let ends = [info.peer, info.local].map(|end| end.unwrap().socket_addr().unwrap());
+    assert_eq!(ends, [client.local_addr().unwrap(), client.peer_addr().unwrap()]);
 });
 
 node_test!(a_dial_into_a_blackhole_times_out, |setup| {

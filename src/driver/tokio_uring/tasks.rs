@@ -165,11 +165,12 @@ pub(super) async fn accept(listener: Rc<Listener>, listening: Endpoint) -> io::R
             let local = match listening.ip() {
                 Some(ip) if ip.is_unspecified() => {
                     let address = SockRef::from(&stream).local_addr()?;
-                    address.as_socket().map_or(listening, Endpoint::Tcp)
+                    address.as_socket().map_or(listening, sockets::tcp_endpoint)
                 }
                 Some(_) | None => listening,
             };
-            Ok(Joined { stream, endpoints: Box::new(Endpoints { local, peer: Endpoint::Tcp(peer) }) })
+            let peer = sockets::tcp_endpoint(peer);
+            Ok(Joined { stream, endpoints: Box::new(Endpoints { local, peer }) })
         }
         Listener::Unix(listener, stop) => {
             let (stream, peer) = unless(stop, listener.accept()).await?;
