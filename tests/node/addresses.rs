@@ -1,6 +1,7 @@
 //! Dials that come to nothing and listeners that cannot be: each one typed outcome, and one `on_close`.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -120,6 +121,19 @@ node_test!(listening_on_a_taken_port_fails_and_names_it, |setup| {
     let builder = setup.dialer().listen(Address::from(nowhere.as_path()));
     let error = Bed::try_start(setup, builder, Plan::listen()).err().unwrap();
     assert!(error.to_string().contains("no/such/folder"), "{error}");
+});
+
+node_test!(a_path_that_is_another_node_s_by_now_stays, |setup| {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let start = || Bed::start(setup, setup.dialer().listen(path.as_path()), Plan::echo());
+    let old = start();
+    std::fs::remove_file(&path).unwrap();
+    let new = start();
+    old.shut_down();
+    foreign::echo_all(UnixStream::connect(&path).unwrap(), b"still there", 4);
+    new.shut_down();
+    assert!(!path.exists());
 });
 
 node_test!(a_port_is_free_again_after_the_node, |setup| {
