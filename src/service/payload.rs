@@ -162,7 +162,7 @@ impl Pattern {
     }
 
     fn place(&self, head: u64) -> u64 {
-        (u128::from(mix(self.seed ^ head)) * PERIOD as u128 >> 64) as u64
+        ((u128::from(mix(self.seed ^ head)) * PERIOD as u128) >> 64) as u64
     }
 }
 
