@@ -2,7 +2,7 @@
 //! Names are resolved elsewhere (`node/names.rs`).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ pub const DEFAULT_PORT: u16 = 10_000;
 /// An address as written: `host:port`, `:port`, `host` or `unix:/path`.
 ///
 /// No port means [`DEFAULT_PORT`]. `:port` is every interface for a listener and this machine for a dial. A literal
-/// IPv6 address with a port is bracketed, `[::1]:7000`.
+/// IPv6 address with a port is bracketed, `[::1]:7000`; a link-local one names its interface, `[fe80::1%eth0]:7000`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
-    /// A host name or a literal IP address, and a port. An empty host is the `:port` form.
+    /// A host name or a literal IP address, and a port. An empty host is the `:port` form. A literal IPv6 address may have
+    /// a scope, `fe80::1%2`; by the interface's name it is looked up as a name is.
     Host(String, u16),
     /// The path of a Unix socket.
     Unix(PathBuf),
@@ -48,7 +49,7 @@ impl FromStr for Address {
             return Err(fail("it is empty"));
         }
         let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-        if bare.parse::<IpAddr>().is_ok() {
+        if is_literal(bare) {
             return Ok(Self::Host(bare.to_owned(), DEFAULT_PORT));
         }
         let (host, port) = match text.rsplit_once(':') {
@@ -59,22 +60,41 @@ impl FromStr for Address {
         };
         let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let host = literal.unwrap_or(host);
-        if literal.is_some_and(|h| h.parse::<IpAddr>().is_err()) {
+        if literal.is_some_and(|h| !is_literal(h)) {
             return Err(fail("what is in brackets is not an IP address"));
         }
         if literal.is_none() && host.contains(':') {
             return Err(fail("an IPv6 address with a port needs brackets, as in [::1]:7000"));
         }
-        if host.chars().any(|c| c.is_whitespace() || c == '/' || c.is_control()) {
+        if host.chars().any(is_in_no_host) {
             return Err(fail("the host has a character no host has"));
         }
         Ok(Self::Host(host.to_owned(), port))
     }
 }
 
+/// An IP address; of IPv6 also with a scope.
+fn is_literal(host: &str) -> bool {
+    match host.split_once('%') {
+        None => host.parse::<IpAddr>().is_ok(),
+        Some((ip, scope)) => {
+            let is_scope = !scope.is_empty() && !scope.contains(|c| is_in_no_host(c) || ":]".contains(c));
+            is_scope && ip.parse::<Ipv6Addr>().is_ok()
+        }
+    }
+}
+
+fn is_in_no_host(c: char) -> bool {
+    c.is_whitespace() || c == '/' || c.is_control()
+}
+
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
-        Self::Host(address.ip().to_string(), address.port())
+        let host = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => address.ip().to_string(),
+        };
+        Self::Host(host, address.port())
     }
 }
 
@@ -90,7 +110,11 @@ impl Address {
         match self {
             Self::Unix(path) => Some(Endpoint::Unix(Arc::from(path.as_path()))),
             Self::Host(host, port) if host.is_empty() => Some(Endpoint::Tcp(SocketAddr::new(any, *port))),
-            Self::Host(host, port) => host.parse().ok().map(|ip| Endpoint::Tcp(SocketAddr::new(ip, *port))),
+            Self::Host(host, port) => {
+                let scoped = || format!("[{host}]:{port}").parse().map(|v6: SocketAddrV6| v6.into());
+                let plain = host.parse().map(|ip| SocketAddr::new(ip, *port));
+                plain.or_else(|_| scoped()).ok().map(Endpoint::Tcp)
+            }
         }
     }
 
@@ -188,6 +212,8 @@ mod tests {
         host("::1", "::1", DEFAULT_PORT);
         host("[::1]", "::1", DEFAULT_PORT);
         host("[::1]:7000", "::1", 7000);
+        host("[fe80::1%eth0]:7000", "fe80::1%eth0", 7000);
+        host("fe80::1%2", "fe80::1%2", DEFAULT_PORT);
         assert_eq!("unix:/run/x".parse(), Ok(Address::Unix("/run/x".into())));
     }
 
@@ -201,6 +227,10 @@ mod tests {
             ("fe80::1:x", "not a number"),
             ("a:b:1", "needs brackets"),
             ("[x]:1", "not an IP address"),
+            ("[fe80::1%]:1", "not an IP address"),
+            ("[fe80::1%a b]:1", "not an IP address"),
+            ("[127.0.0.1%lo]:1", "not an IP address"),
+            ("fe80::1%eth0:1", "needs brackets"),
             ("a b:1", "a character no host has"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
@@ -210,9 +240,19 @@ mod tests {
 
     #[test]
     fn display_reads_back() {
-        for text in ["example.org:1", "[::1]:7000", ":7000", "unix:/run/x"] {
+        for text in ["example.org:1", "[::1]:7000", "[fe80::1%eth0]:7000", ":7000", "unix:/run/x"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_scope_stays_with_its_address() {
+        let endpoint = Endpoint::Tcp("[fe80::1%3]:7".parse().unwrap());
+        let address = Address::from(endpoint.clone());
+        assert_eq!(address.to_string(), "[fe80::1%3]:7");
+        assert_eq!(address.dial_literal(), Some(endpoint));
+        let by_name: Address = "[fe80::1%eth0]:7".parse().unwrap();
+        assert_eq!(by_name.dial_literal(), None, "which number the interface has is looked up");
     }
 
     #[test]

@@ -9,6 +9,15 @@ use crate::error::ConfigError;
 /// Bytes of the longest agent string there may be.
 pub(crate) const MAX_AGENT: usize = 64;
 
+/// Most channels of a node. Each takes 16 bytes from the start on, and a descriptor once it is open, of which a process
+/// seldom may have more than a million.
+const MAX_CHANNELS: u32 = 1 << 24;
+/// Most bytes of a loop's receive buffers.
+const MAX_RECEIVE_MEMORY: u64 = 2 << 30;
+/// The kernel's bounds.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+const MAX_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// What travels on a node's channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -50,6 +59,8 @@ pub struct Limits {
     /// Commands of other threads that may wait for a loop. Default 65,536.
     pub mailbox_commands: usize,
     /// Bytes of sends from other threads that may wait for a loop. Default 16 MiB.
+    ///
+    /// When none wait, one send of any size is taken.
     pub mailbox_bytes: usize,
     /// Names that may be looked up at once. Default 64.
     pub lookups: usize,
@@ -113,10 +124,11 @@ impl Default for Limits {
 pub struct SocketOptions {
     /// Send small segments at once (`TCP_NODELAY`). Default on.
     pub nodelay: bool,
-    /// Probe a silent connection after this long (`SO_KEEPALIVE`, `TCP_KEEPIDLE`). Default 60 s; `None` turns it off.
+    /// Probe a silent connection after this long (`SO_KEEPALIVE`, `TCP_KEEPIDLE`), 1 s to 32,767 s. Default 60 s; `None`
+    /// turns it off.
     pub keepalive: Option<Duration>,
-    /// Give a connection up when sent data stays unacknowledged for so long (`TCP_USER_TIMEOUT`). Default 20 s;
-    /// `None` leaves it to the kernel, about 15 minutes.
+    /// Give a connection up when sent data stays unacknowledged for so long (`TCP_USER_TIMEOUT`), 1 ms to 24 days.
+    /// Default 20 s; `None` leaves it to the kernel, about 15 minutes.
     pub user_timeout: Option<Duration>,
     /// The kernel's send buffer in bytes (`SO_SNDBUF`; the kernel doubles it). Default: the kernel tunes it.
     pub send_buffer: Option<usize>,
@@ -150,7 +162,7 @@ pub struct RingOptions {
     pub submission_entries: u32,
     /// Entries of the completion queue; a power of two, at least twice the submission queue's. Default 16,384.
     pub completion_entries: u32,
-    /// Receive buffers of a loop; a power of two, at most 32,768. Default 256.
+    /// Receive buffers of a loop; a power of two, at most 32,768, and 2 GiB in all. Default 256.
     pub receive_buffers: u16,
     /// Bytes of each receive buffer; with the driver tokio-uring, where every channel holds one, at most 16 KiB. Default
     /// 64 KiB.
@@ -239,6 +251,7 @@ impl Config {
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         self.validate_node()?;
         self.limits.validate()?;
+        self.socket.validate()?;
         self.ring.validate()
     }
 
@@ -248,6 +261,9 @@ impl Config {
         })?;
         check(self.channels as usize >= self.loops, "channels", || {
             format!("{} channels for {} loops; each loop needs at least one", self.channels, self.loops)
+        })?;
+        check(self.channels <= MAX_CHANNELS, "channels", || {
+            format!("{} channels; there can be {MAX_CHANNELS}", self.channels)
         })?;
         check(self.first_slot.checked_add(self.channels).is_some(), "channels", || {
             format!("{} channels from {} on pass the largest id, 4294967295", self.channels, self.first_slot)
@@ -275,8 +291,6 @@ impl Limits {
         check((1..=u32::MAX as usize).contains(&self.outbox_max), "outbox_max", || {
             format!("{} bytes; it can be 1 to {}", self.outbox_max, u32::MAX)
         })?;
-        check(self.mailbox_commands >= 1, "mailbox_commands", || "it must be at least 1".into())?;
-        check(self.lookups >= 1, "lookups", || "it must be at least 1".into())?;
         for (setting, value) in [
             ("dial_timeout", self.dial_timeout),
             ("close_timeout", self.close_timeout),
@@ -286,6 +300,9 @@ impl Limits {
             check(!value.is_zero(), setting, || "it must be above zero".into())?;
         }
         for (setting, value) in [
+            ("mailbox_commands", self.mailbox_commands),
+            ("mailbox_bytes", self.mailbox_bytes),
+            ("lookups", self.lookups),
             ("pending_handshakes", self.pending_handshakes),
             ("channels_per_ip", self.channels_per_ip),
             ("dials_in_flight", self.dials_in_flight),
@@ -319,6 +336,27 @@ impl Limits {
     }
 }
 
+impl SocketOptions {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let seconds = Duration::from_secs(1)..=MAX_KEEPALIVE;
+        check(self.keepalive.is_none_or(|idle| seconds.contains(&idle)), "keepalive", || {
+            let idle = self.keepalive.unwrap_or_default();
+            format!("{idle:?}; it can be 1 s to {MAX_KEEPALIVE:?}, or off")
+        })?;
+        let milliseconds = Duration::from_millis(1)..=MAX_USER_TIMEOUT;
+        check(self.user_timeout.is_none_or(|time| milliseconds.contains(&time)), "user_timeout", || {
+            let time = self.user_timeout.unwrap_or_default();
+            format!("{time:?}; it can be 1 ms to {MAX_USER_TIMEOUT:?}, or off")
+        })?;
+        for (setting, bytes) in [("send_buffer", self.send_buffer), ("receive_buffer", self.receive_buffer)] {
+            check(bytes.is_none_or(|bytes| i32::try_from(bytes).is_ok()), setting, || {
+                format!("{} bytes; it can be at most {}", bytes.unwrap_or_default(), i32::MAX)
+            })?;
+        }
+        Ok(())
+    }
+}
+
 impl RingOptions {
     fn validate(&self) -> Result<(), ConfigError> {
         let power = |n: u32, least: u32, most: u32| n.is_power_of_two() && (least..=most).contains(&n);
@@ -339,6 +377,11 @@ impl RingOptions {
         })?;
         check((64..=16 << 20).contains(&self.receive_buffer_size), "receive_buffer_size", || {
             format!("{} bytes; it can be 64 to 16777216", self.receive_buffer_size)
+        })?;
+        let memory = u64::from(self.receive_buffers) * u64::from(self.receive_buffer_size);
+        check(memory <= MAX_RECEIVE_MEMORY, "receive_buffers", || {
+            let (count, size) = (self.receive_buffers, self.receive_buffer_size);
+            format!("{count} of {size} bytes take {memory}; they can take {MAX_RECEIVE_MEMORY} for each loop")
         })?;
         check(self.completion_budget >= 1, "completion_budget", || "it must be at least 1".into())?;
         check((1..=1 << 30).contains(&self.send_size), "send_size", || {
@@ -372,10 +415,13 @@ mod tests {
         refused("loops", |c| c.loops = 0);
         refused("channels", |c| c.channels = 0);
         refused("channels", |c| c.first_slot = u32::MAX);
+        refused("channels", |c| c.channels = MAX_CHANNELS + 1);
         refused("pin", |c| c.pin = vec![0, 1]);
         refused("agent", |c| c.agent = "é".repeat(33));
         refused("outbox_low", |c| c.limits.outbox_low = c.limits.outbox_high);
         refused("outbox_high", |c| c.limits.outbox_high = c.limits.outbox_max + 1);
+        refused("mailbox_commands", |c| c.limits.mailbox_commands = 0);
+        refused("mailbox_bytes", |c| c.limits.mailbox_bytes = 0);
         refused("dial_timeout", |c| c.limits.dial_timeout = Duration::ZERO);
         refused("max_frame", |c| c.limits.max_frame = 1023);
         refused("max_frame", |c| c.limits.max_frame = 1 << 24);
@@ -388,9 +434,18 @@ mod tests {
         refused("pending_handshakes", |c| c.limits.pending_handshakes = 0);
         refused("channels_per_ip", |c| c.limits.channels_per_ip = 0);
         refused("dials_in_flight", |c| c.limits.dials_in_flight = 0);
+        refused("keepalive", |c| c.socket.keepalive = Some(Duration::from_millis(999)));
+        refused("keepalive", |c| c.socket.keepalive = Some(Duration::from_secs(32_768)));
+        refused("user_timeout", |c| c.socket.user_timeout = Some(Duration::from_micros(999)));
+        refused("user_timeout", |c| c.socket.user_timeout = Some(Duration::from_millis(1 << 31)));
+        refused("send_buffer", |c| c.socket.send_buffer = Some(1 << 31));
+        refused("receive_buffer", |c| c.socket.receive_buffer = Some(1 << 31));
         refused("submission_entries", |c| c.ring.submission_entries = 3);
         refused("completion_entries", |c| c.ring.completion_entries = c.ring.submission_entries);
         refused("receive_buffers", |c| c.ring.receive_buffers = 0);
         refused("receive_buffer_size", |c| c.ring.receive_buffer_size = 0);
+        refused("receive_buffers", |c| {
+            (c.ring.receive_buffers, c.ring.receive_buffer_size) = (256, 16 << 20);
+        });
     }
 }

@@ -1,12 +1,14 @@
 //! How both drivers make and set up sockets, by `socket2`; and the clock both read.
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
@@ -20,14 +22,48 @@ pub(crate) fn now() -> Mono {
     Mono::default() + Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// A socket that listens at `at`, and the endpoint it got.
-pub(crate) fn listener(
-    at: &Endpoint,
-    shared: bool,
-    options: &SocketOptions,
-) -> io::Result<(Socket, Endpoint)> {
+/// A socket that listens, where it does, and the path it has there.
+pub(crate) struct Listening {
+    pub(crate) socket: Socket,
+    pub(crate) local: Endpoint,
+    pub(crate) path: Option<BoundPath>,
+}
+
+/// A path and what was bound to it.
+#[derive(Debug)]
+pub(crate) struct BoundPath {
+    path: Arc<Path>,
+    device: u64,
+    inode: u64,
+}
+
+impl BoundPath {
+    fn of(path: &Arc<Path>) -> io::Result<Self> {
+        let at = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: Arc::clone(path), device: at.dev(), inode: at.ino() })
+    }
+
+    /// Removes the path, unless another socket has it by now. The own one is still open, or the inode's number could be
+    /// that of another.
+    pub(crate) fn remove(&self) {
+        let path = self.path.display();
+        let removed = match Self::of(&self.path) {
+            Ok(now) if (now.device, now.inode) == (self.device, self.inode) => {
+                std::fs::remove_file(&self.path)
+            }
+            Ok(_) => return tracing::warn!(%path, "the socket's path has become another's; it stays"),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%path, %error, "cannot remove the socket's path");
+        }
+    }
+}
+
+/// A socket that listens at `at`.
+pub(crate) fn listener(at: &Endpoint, shared: bool, options: &SocketOptions) -> io::Result<Listening> {
     let (socket, address) = new(at)?;
-    match at {
+    let lock = match at {
         Endpoint::Tcp(ip) => {
             socket.set_reuse_address(true)?;
             socket.set_reuse_port(shared)?;
@@ -36,14 +72,24 @@ pub(crate) fn listener(
                 socket.set_only_v6(false)?;
             }
             set_tcp_options(&socket, options)?;
+            None
         }
-        Endpoint::Unix(path) => remove_dead_socket(path, &address)?,
-    }
+        Endpoint::Unix(path) => {
+            let lock = lock_folder(path)?;
+            remove_dead_socket(path, &address)?;
+            lock
+        }
+    };
     set_buffer_sizes(&socket, options)?;
     socket.bind(&address)?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     let local = endpoint(&socket.local_addr()?)?;
-    Ok((socket, local))
+    let path = match &local {
+        Endpoint::Unix(path) => Some(BoundPath::of(path)?),
+        Endpoint::Tcp(_) => None,
+    };
+    drop(lock);
+    Ok(Listening { socket, local, path })
 }
 
 /// A socket to connect to `to`, non-blocking, and the address to connect it with.
@@ -57,15 +103,6 @@ pub(crate) fn dialer(to: &Endpoint, options: &SocketOptions) -> io::Result<(Sock
     Ok((socket, address))
 }
 
-/// Removes the path of a listener that is closed.
-pub(crate) fn remove_path(local: &Endpoint) {
-    if let Endpoint::Unix(path) = local
-        && let Err(error) = std::fs::remove_file(path)
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot remove the socket's path");
-    }
-}
-
 /// Stands for the address of a connection that is gone again already.
 pub(crate) fn no_endpoint() -> Endpoint {
     Endpoint::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
@@ -74,9 +111,14 @@ pub(crate) fn no_endpoint() -> Endpoint {
 fn new(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
     let (domain, protocol, address) = match endpoint {
         Endpoint::Tcp(ip) => (Domain::for_address(*ip), Some(Protocol::TCP), SockAddr::from(*ip)),
-        Endpoint::Unix(path) => (Domain::UNIX, None, SockAddr::unix(path)?),
+        Endpoint::Unix(path) => (Domain::UNIX, None, unix_address(path)?),
     };
     Ok((Socket::new(domain, Type::STREAM, protocol)?, address))
+}
+
+/// The one path that cannot be an address is one that is too long; that has an errno, as what the kernel refuses.
+fn unix_address(path: &Path) -> io::Result<SockAddr> {
+    SockAddr::unix(path).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))
 }
 
 fn set_tcp_options(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
@@ -84,10 +126,7 @@ fn set_tcp_options(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     if let Some(idle) = options.keepalive {
         let interval = (idle / 4).max(Duration::from_secs(1));
         socket.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(idle.max(Duration::from_secs(1)))
-                .with_interval(interval)
-                .with_retries(4),
+            &TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(4),
         )?;
     }
     socket.set_tcp_user_timeout(options.user_timeout)?;
@@ -105,6 +144,26 @@ fn set_buffer_sizes(socket: &Socket, options: &SocketOptions) -> io::Result<()> 
         socket.set_recv_buffer_size(bytes)?;
     }
     Ok(())
+}
+
+/// Held from the look at a path until somebody listens there. Of nodes that start at once and find the same dead socket
+/// each would remove what another has just bound, and one that is bound and does not listen yet looks dead. The kernel
+/// lets it go with the process, and nothing is left behind.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(folder);
+    let locked = opened.and_then(|folder| {
+        flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(folder)
+    });
+    match locked {
+        // For a moment: an address in use is tried again.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process holds a lock on its folder"))
+        }
+        // In a folder that cannot be read, or without locks, nodes should not start at once.
+        locked => Ok(locked.ok()),
+    }
 }
 
 /// Removes the path of a Unix socket nobody listens on any more, as a killed node leaves it.
@@ -126,10 +185,16 @@ pub(crate) fn endpoint(address: &SockAddr) -> io::Result<Endpoint> {
     if address.is_unix() {
         return Ok(Endpoint::Unix(Arc::from(address.as_pathname().unwrap_or(Path::new("")))));
     }
-    let ip: SocketAddr =
-        address.as_socket().ok_or_else(|| io::Error::other("neither TCP nor a Unix socket"))?;
-    // A peer of IPv4 on a listener of both is that, not the IPv6 address that stands for it.
-    Ok(Endpoint::Tcp(SocketAddr::new(ip.ip().to_canonical(), ip.port())))
+    let ip = address.as_socket().ok_or_else(|| io::Error::other("neither TCP nor a Unix socket"))?;
+    Ok(tcp_endpoint(ip))
+}
+
+/// A peer of IPv4 on a listener of both is that, not the IPv6 address that stands for it.
+pub(crate) fn tcp_endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::Tcp(match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address, // with its scope
+    })
 }
 
 /// Whether there is a congestion control of this name that this process may use.
@@ -141,9 +206,23 @@ pub(crate) fn try_congestion(name: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::Barrier;
+    use std::thread;
 
-    fn listen_at(path: &Path) -> io::Result<(Socket, Endpoint)> {
+    fn listen_at(path: &Path) -> io::Result<Listening> {
         listener(&Endpoint::Unix(Arc::from(path)), false, &SocketOptions::default())
+    }
+
+    #[test]
+    fn an_endpoint_is_what_can_be_dialed() {
+        for (address, endpoint) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+            ("[::1]:7", "[::1]:7"),
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(super::endpoint(&address.into()).unwrap().to_string(), endpoint);
+        }
     }
 
     #[test]
@@ -156,6 +235,58 @@ mod tests {
     }
 
     #[test]
+    fn of_many_that_find_a_dead_socket_at_once_one_listens() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("socket");
+            drop(UnixListener::bind(&path).unwrap());
+            let (all, start) = ([(); 4], Barrier::new(4));
+            let listeners = thread::scope(|scope| {
+                let start_one = |()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        listen_at(&path)
+                    })
+                };
+                all.map(start_one).map(|one| one.join().unwrap())
+            });
+            let (listening, refused): (Vec<_>, Vec<_>) = listeners.into_iter().partition(Result::is_ok);
+            assert_eq!(listening.len(), 1);
+            let in_use = |refused: &io::Result<_>| {
+                refused.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+            };
+            assert!(refused.iter().all(in_use));
+            UnixStream::connect(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_path_in_a_locked_folder_waits_and_one_that_cannot_be_locked_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let lock = lock_folder(&path).unwrap();
+        assert_eq!(listen_at(&path).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        drop(lock);
+        let _listening = listen_at(&path).unwrap();
+        assert!(lock_folder(&path.join("x")).unwrap().is_none(), "it is no folder");
+        assert!(lock_folder(Path::new("x")).unwrap().is_some(), "it is in the working directory");
+    }
+
+    #[test]
+    fn a_path_is_removed_only_if_it_is_still_the_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let old = listen_at(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        old.path.as_ref().unwrap().remove();
+        let new = listen_at(&path).unwrap();
+        old.path.unwrap().remove();
+        UnixStream::connect(&path).unwrap();
+        new.path.unwrap().remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn what_is_no_dead_socket_stays() {
         let folder = tempfile::tempdir().unwrap();
         let [file, link, live] = ["file", "link", "live"].map(|name| folder.path().join(name));
@@ -163,7 +294,7 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         let _live = UnixListener::bind(&live).unwrap();
         for path in [&file, &link, &live, &folder.path().to_owned()] {
-            assert_eq!(listen_at(path).unwrap_err().kind(), io::ErrorKind::AddrInUse, "{}", path.display());
+            assert_eq!(listen_at(path).err().unwrap().kind(), io::ErrorKind::AddrInUse, "{}", path.display());
         }
         assert_eq!(std::fs::read(&file).unwrap(), b"precious");
         UnixStream::connect(&live).unwrap();

@@ -1,6 +1,6 @@
 //! The node's id: kept in a file, or made afresh for each start.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -14,26 +14,34 @@ use crate::NodeId;
 /// When the file cannot be read or made, when others than its owner may use it, or when it holds something else. Each
 /// error names the file and says what to do.
 pub(crate) fn load_or_create(path: &Path) -> io::Result<NodeId> {
-    // Two processes that start at once must end up with one id: whoever loses the creation reads.
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => create(file, path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
-        Err(error) => Err(named(path, error.kind(), &format!("cannot be made: {error}"))),
+    match load(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+        loaded => loaded,
     }
 }
 
-fn create(mut file: File, path: &Path) -> io::Result<NodeId> {
-    let written = random().and_then(|bytes| {
-        let id = NodeId::from_bytes(bytes);
-        file.write_all(format!("{id}\n").as_bytes())?;
-        file.sync_all()?;
-        Ok(id)
-    });
-    written.map_err(|error| {
-        // A file without an id in it would refuse every later start.
-        let left = if std::fs::remove_file(path).is_ok() { "" } else { "; remove it" };
-        named(path, error.kind(), &format!("cannot be written: {error}{left}"))
-    })
+/// The file gets its name once all of it is there: no other process ever reads half an id, nor does a later start.
+fn create(path: &Path) -> io::Result<NodeId> {
+    let unmade = |error: io::Error| named(path, error.kind(), &format!("cannot be made: {error}"));
+    let (id, suffix) = (NodeId::from_bytes(random().map_err(unmade)?), random().map_err(unmade)?);
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{:016x}", u64::from_ne_bytes(suffix)));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(unmade)?;
+    let linked = write(file, id).and_then(|()| fs::hard_link(&draft, path));
+    if let Err(error) = fs::remove_file(&draft) {
+        tracing::warn!(draft = %draft.display(), %error, "cannot remove what became the id file");
+    }
+    match linked {
+        Ok(()) => Ok(id),
+        // Of two processes that start at once one makes the file, and both have its id.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
+        Err(error) => Err(unmade(error)),
+    }
+}
+
+fn write(mut file: File, id: NodeId) -> io::Result<()> {
+    file.write_all(format!("{id}\n").as_bytes())?;
+    file.sync_all()
 }
 
 fn load(path: &Path) -> io::Result<NodeId> {
@@ -74,8 +82,10 @@ pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
-    use std::fs;
 
     #[test]
     fn an_id_outlives_the_process() {
@@ -85,6 +95,26 @@ mod tests {
         assert_eq!(load_or_create(&path).unwrap(), id);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_ne!(load_or_create(&folder.path().join("other")).unwrap(), id);
+    }
+
+    #[test]
+    fn processes_that_start_at_once_have_one_id_and_leave_one_file() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("id");
+            let (all, start) = ([(); 4], Barrier::new(4));
+            let ids = thread::scope(|scope| {
+                let start_one = |()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        load_or_create(&path).unwrap()
+                    })
+                };
+                all.map(start_one).map(|one| one.join().unwrap())
+            });
+            assert_eq!(ids, [load_or_create(&path).unwrap(); 4]);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]

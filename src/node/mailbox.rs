@@ -273,14 +273,16 @@ impl<W: Waker> Mailbox<W> {
         mem::take(&mut queue.mail)
     }
 
-    /// The queue, if it has room for one command more with `bytes` bytes.
+    /// The queue, if it has room for one command more with `bytes` bytes. Without any bytes it has room for as many as
+    /// there are: what is larger than the bound would never be taken else.
     fn admit(&self, bytes: usize) -> Result<MutexGuard<'_, Queue>, PostError> {
         let queue = self.lock();
         if queue.closed {
             return Err(PostError::Closed);
         }
         let waiting = queue.mail.bytes.len() + queue.shared_bytes;
-        if queue.mail.count >= self.max_commands || bytes > self.max_bytes.saturating_sub(waiting) {
+        let has_room = waiting == 0 || bytes <= self.max_bytes.saturating_sub(waiting);
+        if queue.mail.count >= self.max_commands || !has_room {
             drop(queue);
             self.counters.commands_refused.add_from_any_thread(1);
             return Err(PostError::Full);

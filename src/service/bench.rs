@@ -123,12 +123,32 @@ impl Count {
 /// Whoever loads it decides what it is sent; so it is for tests, and runs only where it was asked for.
 #[derive(Debug, Default)]
 pub struct Bench {
-    /// By the channel's slot: looked up for every message.
+    /// By the channel's slot less `first`: looked up for every message.
     counts: Vec<Count>,
+    /// The lowest slot that was open.
+    first: u32,
     open: Vec<ChannelId>,
 }
 
 impl Bench {
+    /// Makes a place for the channel in this slot. Slots begin where the node's range does, and not at 0.
+    fn make_place(&mut self, slot: u32) {
+        if self.counts.is_empty() {
+            self.first = slot;
+        }
+        let below = self.first.saturating_sub(slot);
+        self.first -= below;
+        self.counts.splice(..0, vec![Count::default(); below as usize]);
+        let len = self.place(slot) + 1;
+        if len > self.counts.len() {
+            self.counts.resize(len, Count::default());
+        }
+    }
+
+    fn place(&self, slot: u32) -> usize {
+        (slot - self.first) as usize
+    }
+
     /// A channel whose outbox is full does not get it, which the counters of the node tell.
     fn relay(&self, cx: &mut Context<'_>, how: Relay, message: &[u8]) {
         match how {
@@ -147,27 +167,26 @@ impl Bench {
 impl Handler for Bench {
     fn on_open(&mut self, _: &mut Context<'_>, channel: ChannelId, _: &ChannelInfo) {
         self.open.push(channel);
+        self.make_place(channel.slot());
     }
 
     fn on_message(&mut self, cx: &mut Context<'_>, channel: ChannelId, message: &[u8]) {
         if let Some(how) = Relay::of(message) {
             return self.relay(cx, how, message);
         }
-        let slot = channel.slot() as usize;
-        if slot >= self.counts.len() {
-            self.counts.resize(slot + 1, Count::default());
-        }
-        if let Some(answer) = self.counts[slot].take(message, cx.now())
+        let place = self.place(channel.slot());
+        if let Some(answer) = self.counts[place].take(message, cx.now())
             && cx.send(channel, &answer).is_err()
         {
             cx.abort(channel); // it asks, and never reads
         }
     }
 
-    fn on_close(&mut self, _: &mut Context<'_>, channel: ChannelId, _: &CloseReport) {
+    fn on_close(&mut self, _: &mut Context<'_>, channel: ChannelId, report: &CloseReport) {
         self.open.retain(|open| *open != channel);
-        if let Some(count) = self.counts.get_mut(channel.slot() as usize) {
-            *count = Count::default();
+        if report.opened {
+            let place = self.place(channel.slot());
+            self.counts[place] = Count::default();
         }
     }
 }
@@ -191,6 +210,18 @@ mod tests {
         count.take(&ask(3, 7), now);
         messages.iter().for_each(|message| assert_eq!(count.take(message, now), None));
         Answer::decode(&count.take(&ask(3, 7), now).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_counts_take_as_many_places_as_slots_were_in_use() {
+        let mut bench = Bench::default();
+        for slot in [4_000_000_003, 4_000_000_001, 4_000_000_002, 4_000_000_004] {
+            bench.make_place(slot);
+            let place = bench.place(slot);
+            bench.counts[place].lane = slot;
+        }
+        let lanes: Vec<u32> = bench.counts.iter().map(|count| count.lane).collect();
+        assert_eq!(lanes, [4_000_000_001, 4_000_000_002, 4_000_000_003, 4_000_000_004]);
     }
 
     #[test]

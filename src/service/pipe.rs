@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 use crate::{
     ChannelId, ChannelInfo, ChannelState, CloseReport, CommandError, Context, Handle, Handler, Limits, Mode,
@@ -89,7 +89,7 @@ impl Pipe {
             outbox_low: limits.outbox_low,
             // One block more than the window may be sent before the reader looks, and all of it must find room.
             window: (room / 2).clamp(1, WINDOW),
-            line_max: room.max(1),
+            line_max: room.min(limits.max_message).max(1),
         };
         Self { shared: Arc::new(shared), names: None }
     }
@@ -273,7 +273,7 @@ impl Shared {
     fn next_block(&self, mode: Mode, input: &mut impl BufRead) -> io::Result<Option<Bytes>> {
         if mode == Mode::Message {
             let mut line = Vec::new();
-            // A longer line becomes several messages: it would never fit into an outbox.
+            // A longer line becomes several messages: as one it could never be sent.
             input.take(self.line_max as u64).read_until(b'\n', &mut line)?;
             let end_of_input = line.is_empty();
             line.pop_if(|last| *last == b'\n');
@@ -293,14 +293,20 @@ impl Shared {
     }
 
     fn send(&self, node: &Handle, channel: ChannelId, block: &Bytes) {
+        let (mut rest, mut most) = (block.clone(), block.len());
         loop {
-            match node.send_bytes(channel, block.clone()) {
-                Ok(()) | Err(SendError::Closed | SendError::NotOpen) => return,
+            let piece = rest.slice(..rest.len().min(most));
+            let len = piece.len();
+            match node.send_bytes(channel, piece) {
+                Ok(()) if len == rest.len() => return,
+                Ok(()) => rest.advance(len),
+                Err(SendError::Closed | SendError::NotOpen) => return,
                 Err(SendError::WouldBlock { .. } | SendError::Busy) if lock(&self.input).stopped => return,
                 Err(SendError::WouldBlock { .. } | SendError::Busy) => self.wait_for_room(node),
-                Err(error @ SendError::TooBig { .. }) => {
-                    tracing::error!(%channel, %error, "skipping a line of the input");
-                    return;
+                // This peer takes shorter messages than we.
+                Err(SendError::TooBig { max, .. }) => {
+                    debug_assert!(max < len, "what is refused is longer than what is not");
+                    most = max;
                 }
             }
         }

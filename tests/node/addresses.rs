@@ -1,5 +1,8 @@
 //! Dials that come to nothing and listeners that cannot be: each one typed outcome, and one `on_close`.
 
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use ringlink::{Address, ChannelId, CloseReason, CloseReport, ClosedBy, Errno, SendError, StartError};
@@ -22,6 +25,29 @@ node_test!(a_refused_dial_is_one_close, |setup| {
     let folder = tempfile::tempdir().unwrap();
     let id = bed.dial(folder.path().join("nobody").as_path());
     assert_never_opened(&bed.closed(id), CloseReason::DialRefused);
+});
+
+node_test!(a_path_too_long_for_a_socket_is_one_close_and_no_listener, |setup| {
+    let bed = Bed::start(setup, setup.dialer(), Plan::listen());
+    let long = "x".repeat(108);
+    let report = bed.closed(bed.dial(Path::new(&long)));
+    assert_never_opened(&report, CloseReason::DialFailed);
+    assert_eq!(report.errno, Some(Errno(libc::ENAMETOOLONG)));
+    let builder = setup.dialer().listen(Path::new(&long));
+    match Bed::try_start(setup, builder, Plan::listen()).err() {
+        Some(StartError::Listen { error, .. }) => {
+            assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+});
+
+node_test!(a_peer_of_ipv4_is_that_on_a_listener_of_both, |setup| {
+    let bed = Bed::start(setup, setup.dialer().listen(":0".parse::<Address>().unwrap()), Plan::echo());
+    let client = foreign::connect(SocketAddr::from(([127, 0, 0, 1], bed.address().port())));
+    let (_, info) = bed.opened();
+    let ends = [info.peer, info.local].map(|end| end.unwrap().socket_addr().unwrap());
+    assert_eq!(ends, [client.local_addr().unwrap(), client.peer_addr().unwrap()]);
 });
 
 node_test!(a_dial_into_a_blackhole_times_out, |setup| {
@@ -95,6 +121,19 @@ node_test!(listening_on_a_taken_port_fails_and_names_it, |setup| {
     let builder = setup.dialer().listen(Address::from(nowhere.as_path()));
     let error = Bed::try_start(setup, builder, Plan::listen()).err().unwrap();
     assert!(error.to_string().contains("no/such/folder"), "{error}");
+});
+
+node_test!(a_path_that_is_another_node_s_by_now_stays, |setup| {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let start = || Bed::start(setup, setup.dialer().listen(path.as_path()), Plan::echo());
+    let old = start();
+    std::fs::remove_file(&path).unwrap();
+    let new = start();
+    old.shut_down();
+    foreign::echo_all(UnixStream::connect(&path).unwrap(), b"still there", 4);
+    new.shut_down();
+    assert!(!path.exists());
 });
 
 node_test!(a_port_is_free_again_after_the_node, |setup| {

@@ -80,8 +80,8 @@ pub(crate) struct CommonFlags {
     /// Threads of the generator.
     #[arg(short, long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: u16,
-    /// Length of the intervals of the report.
-    #[arg(short, long, default_value = "1s", value_parser = parse_time)]
+    /// Length of the intervals of the report, at least 1ms.
+    #[arg(short, long, default_value = "1s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
     /// How long what is under way at the end may take to arrive.
     #[arg(long, default_value = "5s", value_parser = parse_time)]
@@ -293,6 +293,12 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Each interval is a row of the report, and a look at both ends.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_time(text)?;
+    if interval < Duration::from_millis(1) { Err("it is at least 1ms".into()) } else { Ok(interval) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +349,9 @@ mod tests {
         refused("bulk h:1 --verify off", "TARGET runs already");
         refused("fan --with tokio", "--with");
         refused("idle -c 5 --active 6", "--active");
+        refused("fan --slow 18446744073709551615", "--slow");
+        refused("echo -i 0", "at least 1ms");
+        refused("echo -i 999us", "at least 1ms");
         refused("echo --threshold p99", "p99<2ms");
     }
 

@@ -52,11 +52,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// A setting is named as its flag is.
+/// A setting is named as its flag is: but for the buffers, of which one flag says both, by the same name.
 fn text(error: &anyhow::Error) -> String {
     match error.downcast_ref() {
         Some(StartError::Config(ConfigError { setting, why, .. })) => {
-            format!("invalid value for '--{}': {why}", setting.replace('_', "-"))
+            let flag = if *setting == "receive_buffer_size" { "receive_buffers" } else { setting };
+            format!("invalid value for '--{}': {why}", flag.replace('_', "-"))
         }
         _ => format!("{error:#}"),
     }
@@ -129,6 +130,18 @@ fn on_signals(mut signals: Signals, on_signal: impl Fn(bool) + Send + 'static) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_is_named_as_its_flag_is() {
+        let start = |ring: fn(&mut ringlink::RingOptions)| {
+            let started = ringlink::Node::builder().ring(ring).start(|_| ringlink::service::Echo);
+            text(&started.unwrap_err().into())
+        };
+        let buffers = start(|ring| ring.receive_buffer_size = 32 << 20);
+        assert!(buffers.starts_with("invalid value for '--receive-buffers': 33554432 bytes"), "{buffers}");
+        let buffers = start(|ring| (ring.receive_buffers, ring.receive_buffer_size) = (32_768, 16 << 20));
+        assert!(buffers.starts_with("invalid value for '--receive-buffers': 32768 of"), "{buffers}");
+    }
 
     #[test]
     fn each_end_has_its_exit_code() {

@@ -169,7 +169,7 @@ impl TokioUringDriver {
 
     fn close_listener_if_done(&mut self, slot: usize) {
         if let Some(acceptor) = self.acceptors[slot].take_if(|acceptor| acceptor.is_closable()) {
-            sockets::remove_path(&acceptor.local);
+            acceptor.fd.remove_path();
         }
     }
 
@@ -338,13 +338,14 @@ impl Driver for TokioUringDriver {
     }
 
     fn listen(&mut self, listener: ListenerId, at: &Endpoint, shared: bool) -> io::Result<Endpoint> {
-        let (socket, local) = sockets::listener(at, shared, &self.settings.socket)?;
+        let listening = sockets::listener(at, shared, &self.settings.socket)?;
+        let local = listening.local.clone();
         let slot = listener.0 as usize;
         if slot >= self.acceptors.len() {
             self.acceptors.resize_with(slot + 1, || None);
         }
         assert!(self.acceptors[slot].is_none(), "a listener is opened once");
-        let socket = self.runtime().block_on(async { Listener::new(socket, &local) })?;
+        let socket = self.runtime().block_on(async { Listener::new(listening) })?;
         self.acceptors[slot] = Some(Acceptor::new(Rc::new(socket), local.clone()));
         Ok(local)
     }

@@ -25,8 +25,9 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
 use crate::addr::{Endpoint, Endpoints};
+use crate::driver::Batch;
 use crate::driver::batch::Segment;
-use crate::driver::{Batch, sockets};
+use crate::driver::sockets::{self, BoundPath, Listening};
 use crate::id::ChannelId;
 use crate::stats::Counters;
 
@@ -118,7 +119,7 @@ impl Ends {
 pub(super) enum Listener {
     Tcp(TcpListener),
     /// With what ends its accept: after a `shutdown(2)` tokio would try again without end.
-    Unix(UnixListener, Notify),
+    Unix(UnixListener, BoundPath, Notify),
 }
 
 impl std::fmt::Debug for Listener {
@@ -129,14 +130,22 @@ impl std::fmt::Debug for Listener {
 
 impl Listener {
     /// Only within `Runtime::block_on`.
-    pub(super) fn new(socket: Socket, local: &Endpoint) -> io::Result<Self> {
-        Ok(match local {
-            Endpoint::Tcp(_) => Self::Tcp(TcpListener::from_std(socket.into())),
-            Endpoint::Unix(_) => {
+    pub(super) fn new(Listening { socket, path, .. }: Listening) -> io::Result<Self> {
+        Ok(match path {
+            None => Self::Tcp(TcpListener::from_std(socket.into())),
+            Some(path) => {
                 socket.set_nonblocking(true)?;
-                Self::Unix(UnixListener::from_std(socket.into())?, Notify::new())
+                Self::Unix(UnixListener::from_std(socket.into())?, path, Notify::new())
             }
         })
+    }
+
+    /// To be called before it is closed.
+    pub(super) fn remove_path(&self) {
+        match self {
+            Self::Tcp(_) => {}
+            Self::Unix(_, path, _) => path.remove(),
+        }
     }
 
     /// Ends an accept that waits. On TCP with EINVAL, for the socket listens no more.
@@ -144,7 +153,7 @@ impl Listener {
         match self {
             // It fails only when the socket does not listen any more.
             Self::Tcp(listener) => drop(SockRef::from(listener).shutdown(Shutdown::Both)),
-            Self::Unix(_, stop) => stop.notify_one(),
+            Self::Unix(_, _, stop) => stop.notify_one(),
         }
     }
 }
@@ -167,13 +176,14 @@ pub(super) async fn accept(listener: Rc<Listener>, listening: Endpoint) -> io::R
             let local = match listening.ip() {
                 Some(ip) if ip.is_unspecified() => {
                     let address = SockRef::from(&stream).local_addr()?;
-                    address.as_socket().map_or(listening, Endpoint::Tcp)
+                    address.as_socket().map_or(listening, sockets::tcp_endpoint)
                 }
                 Some(_) | None => listening,
             };
-            Ok(Joined { stream, endpoints: Box::new(Endpoints { local, peer: Endpoint::Tcp(peer) }) })
+            let peer = sockets::tcp_endpoint(peer);
+            Ok(Joined { stream, endpoints: Box::new(Endpoints { local, peer }) })
         }
-        Listener::Unix(listener, stop) => {
+        Listener::Unix(listener, _, stop) => {
             let (stream, peer) = unless(stop, listener.accept()).await?;
             let stream = blocking(stream.into_std()?.into())?;
             let peer = Endpoint::Unix(Arc::from(peer.as_pathname().unwrap_or(Path::new(""))));

@@ -16,7 +16,7 @@ use super::wake::EventFd;
 use crate::addr::Endpoint;
 use crate::clock::Mono;
 use crate::config::SocketOptions;
-use crate::driver::sockets;
+use crate::driver::sockets::{self, BoundPath, Listening};
 
 /// The one group of provided buffers of a ring.
 pub(crate) const BUFFER_GROUP: u16 = 0;
@@ -28,6 +28,8 @@ pub(crate) struct HostKernel {
     buffers: Option<BufferRing>,
     wake: EventFd,
     overflows: u64,
+    /// Those of the listeners on Unix sockets.
+    paths: Vec<(Fd, BoundPath)>,
 }
 
 struct Ring(IoUring);
@@ -40,7 +42,7 @@ impl std::fmt::Debug for Ring {
 
 impl HostKernel {
     pub(crate) fn new(ring: IoUring) -> io::Result<Self> {
-        Ok(Self { ring: Ring(ring), buffers: None, wake: EventFd::new()?, overflows: 0 })
+        Ok(Self { ring: Ring(ring), buffers: None, wake: EventFd::new()?, overflows: 0, paths: Vec::new() })
     }
 
     fn entry(&self, sqe: Sqe) -> squeue::Entry {
@@ -154,8 +156,10 @@ impl Kernel for HostKernel {
         shared: bool,
         options: &SocketOptions,
     ) -> io::Result<(Fd, Endpoint)> {
-        let (socket, local) = sockets::listener(at, shared, options)?;
-        Ok((Fd(socket.into_raw_fd()), local))
+        let Listening { socket, local, path } = sockets::listener(at, shared, options)?;
+        let fd = Fd(socket.into_raw_fd());
+        self.paths.extend(path.map(|path| (fd, path)));
+        Ok((fd, local))
     }
 
     fn open_socket(&mut self, to: &Endpoint, options: &SocketOptions) -> io::Result<(Fd, SockAddr)> {
@@ -180,8 +184,9 @@ impl Kernel for HostKernel {
     }
 
     fn close(&mut self, fd: Fd, listener: Option<&Endpoint>) {
-        if let Some(local) = listener {
-            sockets::remove_path(local);
+        if let Some(Endpoint::Unix(_)) = listener {
+            let at = self.paths.iter().position(|(of, _)| *of == fd).expect("it was bound to a path");
+            self.paths.swap_remove(at).1.remove();
         }
         drop(ManuallyDrop::into_inner(borrow(fd)));
     }

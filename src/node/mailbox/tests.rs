@@ -72,6 +72,19 @@ fn the_bounds_hold_for_commands_and_for_bytes_of_both_kinds() {
 }
 
 #[test]
+fn a_mailbox_without_bytes_takes_one_send_of_any_size() {
+    let (mailbox, _wakes) = mailbox(10, 4);
+    let mut mail = Mail::default();
+    mailbox.post(Command::Close(channel(1))).unwrap();
+    mailbox.post_send(channel(1), &[b"12345"]).unwrap();
+    assert_eq!(mailbox.post_send(channel(1), &[b"6"]), Err(PostError::Full));
+    assert!(mailbox.take(&mut mail));
+    mailbox.post(Command::Broadcast(Bytes::from_static(b"12345"))).unwrap();
+    assert_eq!(mailbox.post_send(channel(1), &[b"6"]), Err(PostError::Full));
+    mailbox.post_send(channel(1), &[b""]).unwrap();
+}
+
+#[test]
 fn a_send_without_its_bytes_is_the_poster_s_fault_alone() {
     let (mailbox, _wakes) = mailbox(10, 10);
     let post = || mailbox.post(Command::Sends { channel: channel(1), count: 1 });

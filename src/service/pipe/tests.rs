@@ -24,6 +24,38 @@ fn a_line_that_fits_into_no_outbox_becomes_several_messages() {
 }
 
 #[test]
+fn a_line_that_is_longer_than_a_message_becomes_several() {
+    let limits = Limits { max_message: 4, ..Limits::default() };
+    assert_eq!(blocks(Mode::Message, &limits, b"abcdefghi\nj\n"), ["abcd", "efgh", "i", "j"]);
+}
+
+/// Tells each message it gets.
+struct Listener(mpsc::Sender<Vec<u8>>);
+
+impl Handler for Listener {
+    fn on_message(&mut self, _: &mut Context<'_>, _: ChannelId, message: &[u8]) {
+        self.0.send(message.to_owned()).unwrap();
+    }
+}
+
+#[test]
+fn a_line_that_is_longer_than_the_peer_takes_becomes_several_messages() {
+    let (heard, messages) = mpsc::channel();
+    let node = Node::builder().limits(|limits| (limits.max_frame, limits.max_message) = (1024, 2048));
+    let peer = node.listen_on("127.0.0.1:0").unwrap().start(move |_| Listener(heard.clone())).unwrap();
+    let pipe = Pipe::new(&Limits::default());
+    let handler = pipe.clone();
+    let node = Node::builder().peer(peer.local_addrs()[0].clone()).start(move |_| handler.clone()).unwrap();
+    let line: Vec<u8> = (0..5000_u32).map(|n| b'a' + (n % 26) as u8).collect();
+    let input = io::Cursor::new([&line[..], b"\nnext\n"].concat());
+    pipe.connect(&node.handle(), Mode::Message, input, io::sink()).unwrap();
+    let came = [(); 4].map(|()| messages.recv_timeout(Duration::from_secs(60)).unwrap());
+    assert_eq!(came.each_ref().map(Vec::len), [2048, 2048, 904, 4]);
+    assert!(came[..3].concat() == line);
+    node.join().unwrap();
+}
+
+#[test]
 fn a_stream_is_cut_into_blocks_that_find_room() {
     let input: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
     let all = blocks(Mode::Stream, &Limits::default(), &input);

@@ -139,7 +139,7 @@ impl<'w> Sockets<'w> {
             Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
             Err(error) => return Err(error),
         }
-        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, &socket, EventData::new_u64(lane as u64), interest)?;
         self.calls += 4;
         Ok(socket)
@@ -161,13 +161,14 @@ impl<'w> Sockets<'w> {
         {
             self.dirty.push(lane);
         }
-        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            self.read(load, lane, buffer);
+        let is_end = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        if is_end || flags.contains(EventFlags::IN) {
+            self.read(load, lane, buffer, is_end);
         }
     }
 
-    /// Reads until there is no more: events are told once.
-    fn read(&mut self, load: &mut impl Load, lane: Lane, buffer: &mut [u8]) {
+    /// Reads until there is no more, with `to_end` until the end that is behind it: events are told once.
+    fn read(&mut self, load: &mut impl Load, lane: Lane, buffer: &mut [u8], to_end: bool) {
         while !self.stopped
             && let Some(wire) = &mut self.lanes[lane]
             && !wire.paused
@@ -177,7 +178,7 @@ impl<'w> Sockets<'w> {
                 Ok(0) => self.end(lane, Ended::Eof),
                 Ok(len) => {
                     load.received(self, lane, &buffer[..len]);
-                    if len < buffer.len() {
+                    if len < buffer.len() && !to_end {
                         return;
                     }
                 }
@@ -283,5 +284,56 @@ fn ended(error: &io::Error) -> Ended {
         Some(Errno::CONNRESET | Errno::PIPE) => Ended::Reset,
         Some(Errno::TIMEDOUT) => Ended::Timeout,
         _ => Ended::Other(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener};
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// Notes how many bytes it got.
+    struct Counting(usize);
+
+    impl Load for Counting {
+        fn start(&mut self, _: &mut dyn Io) {}
+        fn opened(&mut self, _: &mut dyn Io, _: Lane) {}
+        fn received(&mut self, _: &mut dyn Io, _: Lane, data: &[u8]) {
+            self.0 += data.len();
+        }
+        fn drained(&mut self, _: &mut dyn Io, _: Lane) {}
+        fn closed(&mut self, _: &mut dyn Io, _: Lane, _: Ended) {}
+        fn woken(&mut self, _: &mut dyn Io) {}
+    }
+
+    #[test]
+    fn an_end_that_comes_with_the_last_bytes_is_seen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wiring = Wiring {
+            target: listener.local_addr().unwrap(),
+            lanes: 1,
+            nodelay: true,
+            congestion: None,
+            processor: None,
+            busy_poll: Duration::ZERO,
+            sources: 1,
+        };
+        let mut sockets = Sockets::new(&wiring).unwrap();
+        sockets.dial(0);
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.write_all(b"last").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let wire = sockets.lanes[0].as_ref().unwrap();
+        poll(&mut [PollFd::new(&wire.socket, PollFlags::RDHUP)], None).unwrap();
+        let (mut load, mut events) = (Counting(0), Vec::with_capacity(EVENTS));
+        sockets.wait(&mut events, None).unwrap();
+        for event in &events {
+            sockets.handle(&mut load, 0, event.flags, &mut [0; 64]);
+        }
+        assert_eq!((load.0, sockets.ended), (4, vec![(0, Ended::Eof)]));
     }
 }

@@ -314,7 +314,7 @@ impl FanFlags {
             self.common.check_without_latency()?;
         }
         // The first peer sends, and one of the others must go on reading.
-        if self.slow > 0 && self.slow + 2 > self.connections {
+        if self.slow > 0 && self.slow.saturating_add(2) > self.connections {
             return Err(format!(
                 "'--slow {}' of {} peers leaves none to look at",
                 self.slow, self.connections

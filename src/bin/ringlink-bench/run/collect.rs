@@ -45,7 +45,8 @@ pub(super) struct Collector<'r> {
     news: Receiver<News>,
     /// At each interval's end: the server's processor time and the machine's steal.
     edges: Vec<(u64, u64)>,
-    rows: Vec<(usize, Interval, Histogram)>,
+    /// Each with how many threads told theirs of it, and the latencies until all have: they take far more than a row.
+    rows: Vec<(usize, Interval, Option<Histogram>)>,
     tally: Tally,
     left: usize,
 }
@@ -168,12 +169,13 @@ impl<'r> Collector<'r> {
     fn take(&mut self, sample: &Sample, times: &Times) -> anyhow::Result<()> {
         while self.rows.len() <= sample.index {
             let t_ns = times.interval * (self.rows.len() as u64 + 1);
-            self.rows.push((0, Interval { t_ns, ..Interval::default() }, Histogram::coarse()));
+            self.rows.push((0, Interval { t_ns, ..Interval::default() }, None));
         }
-        let (heard, row, latency) = &mut self.rows[sample.index];
+        let (heard, row, latencies) = &mut self.rows[sample.index];
         *heard += 1;
         row.ops += sample.ops;
         row.bytes += sample.bytes;
+        let latency = latencies.get_or_insert_with(Histogram::coarse);
         latency.add(&sample.latency);
         if *heard < usize::from(self.job.common.threads) {
             return Ok(());
@@ -181,6 +183,7 @@ impl<'r> Collector<'r> {
         if latency.count() > 0 {
             (row.p50_ns, row.p99_ns, row.max_ns) = (latency.at(50.0), latency.at(99.0), latency.max());
         }
+        *latencies = None;
         if self.job.common.output.json_stream {
             json::stream(&Event::Interval { interval: row })?;
         }

@@ -100,7 +100,7 @@ impl Lengths {
             start,
             from,
             until: from.saturating_add(clock::span(self.duration)),
-            interval: clock::span(self.interval).max(1),
+            interval: clock::span(self.interval),
             patience: clock::span(self.patience),
         }
     }
