@@ -233,6 +233,7 @@ impl MessageLink {
     pub(super) fn handle_eof(&mut self) -> Result<(), LinkError> {
         self.error.clone().map_or(Ok(()), Err)?;
         self.ended = true;
+        // The peer may go on listening, and cannot ask any more: we still show that we live.
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.set_listening(false, self.now);
         }
@@ -274,7 +275,7 @@ impl MessageLink {
     }
 
     pub(super) fn deadline(&self) -> Option<Mono> {
-        if self.error.is_some() || self.ended {
+        if self.error.is_some() {
             return None;
         }
         match &self.heartbeat {

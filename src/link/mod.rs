@@ -140,7 +140,8 @@ impl Link {
         }
     }
 
-    /// The peer sends nothing more, and all it sent went through [`Link::next_event`].
+    /// The peer sends nothing more, and all it sent went through [`Link::next_event`]. It may still listen, and is shown
+    /// that we live.
     ///
     /// # Errors
     ///

@@ -213,6 +213,17 @@ fn an_end_between_messages_is_told_and_the_answer_still_goes() {
 }
 
 #[test]
+fn after_the_peer_s_end_we_show_that_we_live_until_our_own() {
+    let (mut rig, _far) = open(|_| ());
+    rig.eof().saw(&["eof"]);
+    for _ in 0..10 {
+        rig.time_out(Duration::from_secs(5)).asked(&["send"]).sent();
+    }
+    rig.channel.shutdown_write();
+    rig.turn().asked(&["fin", "close"]).closed().saw(&["closed peer-closed Peer"]);
+}
+
+#[test]
 fn a_peer_without_a_hello_never_opens() {
     let (mut rig, _far) = fresh(|_| ());
     rig.turn().sent();
