@@ -253,38 +253,40 @@ fn take<'b>(input: &mut &'b [u8], len: usize) -> &'b [u8] {
     part
 }
 
+/// The most of the time without reading that counts: what was sent in it waited in buffers, which have an end.
+const MOST_CREDIT: Duration = Duration::from_secs(3600);
+
 /// A rate of control frames: a second's worth at once, then one for each `interval`.
 #[derive(Debug)]
 pub(super) struct Budget {
     interval: Duration,
     /// When everything spent so far will be earned.
     earned_at: Mono,
-    /// What is spent now may have been sent since then, while we did not read.
-    since: Option<Mono>,
+    /// Earned while we did not read, for what was sent meanwhile.
+    credit: Duration,
 }
 
 impl Budget {
     pub(super) fn new(per_second: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / per_second.max(1), earned_at: Mono::default(), since: None }
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        Self { interval, earned_at: Mono::default(), credit: Duration::ZERO }
     }
 
-    /// Reading goes on; it had stopped at `since`.
-    pub(super) fn resume(&mut self, since: Mono) {
-        self.since.get_or_insert(since);
+    /// Reading goes on; it had stopped for so long.
+    pub(super) fn resume(&mut self, stopped_for: Duration) {
+        self.credit = (self.credit + stopped_for).min(MOST_CREDIT);
     }
 
     pub(super) fn spend(&mut self, now: Mono) -> Result<(), LinkError> {
-        // What was sent over a time is earned over that time, though it is read at once.
-        let from = self.since.filter(|since| *since < now).unwrap_or(now);
-        self.earned_at = self.earned_at.max(from) + self.interval;
-        if self.earned_at >= now {
-            self.since = None;
-        }
-        if self.earned_at - now > Duration::from_secs(1) {
+        let earned_in = self.earned_at - now + self.interval;
+        let excess = earned_in.saturating_sub(Duration::from_secs(1));
+        if excess > self.credit {
             let per_second = Duration::from_secs(1).as_nanos() / self.interval.as_nanos().max(1);
             let detail = format!("more than max_control_frames, {per_second} a second");
             return Err(LinkError::new(CloseReason::Flood, detail));
         }
+        self.credit -= excess;
+        self.earned_at = now + (earned_in - excess);
         Ok(())
     }
 }
@@ -312,12 +314,31 @@ mod tests {
         let (start, hour) = (Mono::from_nanos(7), Duration::from_secs(3600));
         let mut budget = Budget::new(10);
         budget.spend(start).unwrap();
-        budget.resume(start);
+        budget.resume(hour);
         for _ in 0..36_000 {
             budget.spend(start + hour).unwrap();
         }
-        let more = (0..20).find(|_| budget.spend(start + hour).is_err());
-        assert!(more.is_some(), "a second's worth more, and no more");
+        assert_eq!(at_once(&mut budget, start + hour), 10, "a second's worth more, and no more");
+    }
+
+    #[test]
+    fn the_budget_of_a_pause_does_not_grow_after_it() {
+        let (start, minute) = (Mono::from_nanos(7), Duration::from_secs(60));
+        let mut budget = Budget::new(10);
+        budget.resume(minute);
+        for i in 1..1000 {
+            budget.spend(start + minute * i).unwrap();
+        }
+        assert_eq!(at_once(&mut budget, start + minute * 1000), 600 + 10);
+        for _ in 0..1000 {
+            budget.resume(minute);
+        }
+        assert_eq!(at_once(&mut budget, start + minute * 2000), 36_000 + 10, "an hour at most");
+    }
+
+    /// How many frames may come at this moment.
+    fn at_once(budget: &mut Budget, now: Mono) -> usize {
+        std::iter::from_fn(|| budget.spend(now).ok()).count()
     }
 
     #[test]

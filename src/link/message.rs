@@ -307,7 +307,7 @@ impl MessageLink {
 
     pub(super) fn set_reading(&mut self, reading: bool, now: Mono) {
         if reading && !self.reading {
-            self.control_budget.resume(self.stopped_reading_at);
+            self.control_budget.resume(now - self.stopped_reading_at);
         } else if !reading {
             self.stopped_reading_at = now;
         }
