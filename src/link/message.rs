@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::error::CloseReason;
+use crate::stats::Counters;
 
 use super::assembly::{Assembly, Budget, Piece};
 use super::frame::{self, ControlFrame, Frames, Header, Kind};
@@ -66,7 +67,7 @@ pub(crate) struct MessageLink {
 }
 
 impl MessageLink {
-    pub(super) fn new(local: Arc<LocalNode>, now: Mono) -> Self {
+    pub(super) fn new(local: Arc<LocalNode>, counters: Arc<Counters>, now: Mono) -> Self {
         let limits = &local.limits;
         Self {
             at_boundary: false,
@@ -75,7 +76,7 @@ impl MessageLink {
             peer_max_frame: hello::MIN_MAX_FRAME,
             max_message: limits.max_message,
             heartbeat: None,
-            assembly: Assembly::new(limits.max_frame, limits.max_message),
+            assembly: Assembly::new(limits, counters),
             control_budget: Budget::new(limits.max_control_frames),
             peer: None,
             error: None,
@@ -221,6 +222,7 @@ impl MessageLink {
             error.detail = Some(hello::NO_HELLO.into());
         }
         self.at_boundary = false;
+        self.assembly.free();
         self.go_away(error.reason, Duration::ZERO, error.detail.as_deref().unwrap_or_default());
         self.error = Some(error.clone());
         error

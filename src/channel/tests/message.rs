@@ -17,7 +17,7 @@ fn link(n: u8) -> Link {
         listen: Vec::new(),
         limits: Limits { max_frame: 2048, max_message: 16 << 10, ..Limits::default() },
     };
-    Link::message(Arc::new(node), START)
+    Link::message(Arc::new(node), Arc::default(), START)
 }
 
 /// A channel that was just accepted, and the link at its far end.

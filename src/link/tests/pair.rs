@@ -25,7 +25,7 @@ struct Pair {
 impl Pair {
     fn new(nodes: [LocalNode; 2]) -> Self {
         let side = |node| Side {
-            link: Link::message(Arc::new(node), START),
+            link: Link::message(Arc::new(node), Arc::default(), START),
             wire: Vec::new(),
             got: Vec::new(),
             error: None,
