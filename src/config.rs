@@ -42,7 +42,8 @@ pub struct Limits {
     /// Closing earlier while the peer still sends would reset the connection, and what is on the way to the peer
     /// would be lost.
     pub linger_timeout: Duration,
-    /// A channel on which nothing moved for so long is closed. Default 1 hour; zero turns it off.
+    /// A channel on which no message was sent or received for so long, in stream mode no byte, is closed: heartbeats do
+    /// not count. Default 1 hour; zero turns it off.
     pub idle_timeout: Duration,
     /// A channel whose peer takes less than one send operation (`send_size`) in so long, though as much is queued, is
     /// closed. Default 60 s; zero turns it off.

@@ -125,6 +125,8 @@ struct Facts {
     drained: bool,
     /// A send was refused and the program not called back since.
     refused: bool,
+    /// The send that is out, or was last, has control frames and nothing else.
+    only_control: bool,
     /// The `Closed` event was given.
     reported: bool,
 }
@@ -155,6 +157,8 @@ pub(crate) struct Channel {
     pauses: PauseReasons,
     facts: Facts,
     totals: Totals,
+    /// Bytes of control frames queued since a send was last submitted.
+    control: u32,
     /// A message that came before the channel was admitted; it goes before what is held.
     #[expect(clippy::box_collection, reason = "rare, and every channel has the place for it")]
     early: Option<Box<Vec<u8>>>,
@@ -167,7 +171,7 @@ pub(crate) struct Channel {
     /// The first reason to end.
     ending: Option<Box<Ending>>,
     began_at: Mono,
-    /// When something was last sent or received.
+    /// When a message, or a part of one, was last sent or received; in stream mode a byte.
     moved_at: Mono,
     /// When the send that is out was submitted.
     sent_at: Mono,
@@ -227,6 +231,7 @@ impl Channel {
             pauses,
             facts,
             totals: Totals::default(),
+            control: 0,
             early: None,
             held: Vec::new(),
             socket: None,
@@ -279,7 +284,7 @@ impl Channel {
         self.began_at
     }
 
-    /// When something was last sent or received.
+    /// When a message, or a part of one, was last sent or received; in stream mode a byte.
     pub(crate) fn moved_at(&self) -> Mono {
         self.moved_at
     }

@@ -13,10 +13,10 @@ impl Channel {
     ///
     /// Bytes that are left then cannot be delivered now, and go to [`Channel::hold`].
     pub(crate) fn next_event<'b>(&mut self, input: &mut &'b [u8], now: Mono) -> Option<Event<'b>> {
-        if !input.is_empty() {
+        if self.settings.mode == Mode::Stream && !input.is_empty() {
             self.moved_at = now;
         }
-        if let Some(event) = self.next_opening() {
+        if let Some(event) = self.next_opening(now) {
             return Some(event);
         }
         if std::mem::take(&mut self.facts.drained) {
@@ -38,10 +38,9 @@ impl Channel {
         }
         let before = input.len();
         let message = self.link.next_message(input)?;
-        self.moved_at = now;
         self.facts.fed = true;
         self.count_received(before - input.len());
-        self.count_message();
+        self.count_message(now);
         Some(message)
     }
 
@@ -110,18 +109,18 @@ impl Channel {
     }
 
     /// What comes between the hellos and the program's first message.
-    fn next_opening(&mut self) -> Option<Event<'static>> {
+    fn next_opening(&mut self, now: Mono) -> Option<Event<'static>> {
         if self.phase == Phase::Opening && self.link.is_established() {
             if !std::mem::replace(&mut self.facts.announced, true) {
                 self.facts.is_peer = true;
                 return Some(Event::Established);
             }
             if self.facts.admitted {
-                return Some(self.open());
+                return Some(self.open(now));
             }
         }
         if self.early.is_some() && self.may_deliver() {
-            self.count_message();
+            self.count_message(now);
             return self.early.take().map(|message| Event::Assembled(*message));
         }
         None
@@ -129,14 +128,14 @@ impl Channel {
 
     /// The first message on a link that is not admitted: the peer uses it, so the program has to hear of it. On a
     /// retired link, too: a message is not lost because two links met.
-    fn open_for(&mut self, message: Vec<u8>) -> Option<Event<'static>> {
+    fn open_for(&mut self, message: Vec<u8>, now: Mono) -> Option<Event<'static>> {
         if self.phase != Phase::Opening && !self.is_retired() {
             // It broke before it opened: whoever has not heard of a channel cannot be given its data.
             self.link.give_back(message);
             return None;
         }
         self.early = Some(Box::new(message));
-        Some(self.open())
+        Some(self.open(now))
     }
 
     /// True while a channel that is ending still delivers.
@@ -144,12 +143,13 @@ impl Channel {
         matches!(self.phase, Phase::Flushing | Phase::Lingering) && !self.facts.discarding
     }
 
-    fn open(&mut self) -> Event<'static> {
+    fn open(&mut self, now: Mono) -> Event<'static> {
         if self.phase == Phase::Opening {
             self.enter(Phase::Open);
         }
         self.pauses.remove(PauseReasons::UNOPENED);
         self.facts.opened = true;
+        self.moved_at = now;
         self.settings.counters.opened.add(1);
         Event::Opened
     }
@@ -169,8 +169,11 @@ impl Channel {
                 Mode::Stream => input.len().min(self.settings.piece),
                 Mode::Message => input.len(),
             };
-            let mut rest = &input[..piece];
+            let (mut rest, begun) = (&input[..piece], self.link.begun());
             let outcome = self.link.next_event(&mut rest, now);
+            if self.link.begun() != begun {
+                self.moved_at = now;
+            }
             let consumed = piece - rest.len();
             *input = &input[consumed..];
             self.count_received(consumed);
@@ -180,7 +183,7 @@ impl Channel {
                     return None;
                 }
                 Ok(Some(LinkEvent::Established)) => {
-                    if let Some(event) = self.next_opening() {
+                    if let Some(event) = self.next_opening(now) {
                         return Some(event);
                     }
                 }
@@ -188,23 +191,23 @@ impl Channel {
                     self.handle_gone_away(reason, code, retry_after, text);
                 }
                 Ok(Some(LinkEvent::Assembled(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message) {
+                    if let Some(event) = self.open_for(message, now) {
                         return Some(event);
                     }
                 }
                 Ok(Some(LinkEvent::Message(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message.to_vec()) {
+                    if let Some(event) = self.open_for(message.to_vec(), now) {
                         return Some(event);
                     }
                 }
                 Ok(Some(LinkEvent::Data(_))) if !self.facts.opened => {}
                 Ok(Some(LinkEvent::Data(bytes))) => return Some(Event::Data(bytes)),
                 Ok(Some(LinkEvent::Message(message))) => {
-                    self.count_message();
+                    self.count_message(now);
                     return Some(Event::Message(message));
                 }
                 Ok(Some(LinkEvent::Assembled(message))) => {
-                    self.count_message();
+                    self.count_message(now);
                     return Some(Event::Assembled(message));
                 }
                 Err(error) => self.handle_link_error(error),
@@ -213,7 +216,8 @@ impl Channel {
     }
 
     #[inline]
-    fn count_message(&mut self) {
+    fn count_message(&mut self, now: Mono) {
+        self.moved_at = now;
         self.totals.messages_in += 1;
         self.settings.counters.messages_in.add(1);
     }

@@ -85,6 +85,12 @@ impl Assembly {
         self.held_len == 0 && self.current.is_none() && self.frame_count == 0
     }
 
+    /// Bytes received of a message that is not complete.
+    #[inline]
+    pub(super) fn begun(&self) -> usize {
+        self.message.len()
+    }
+
     /// Bytes allocated.
     #[cfg(any(test, fuzzing))]
     pub(super) fn memory(&self) -> usize {

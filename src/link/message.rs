@@ -228,6 +228,11 @@ impl MessageLink {
         error
     }
 
+    #[inline]
+    pub(super) fn begun(&self) -> usize {
+        self.assembly.begun()
+    }
+
     pub(super) fn give_back(&mut self, message: Vec<u8>) {
         self.assembly.give_back(message);
     }

@@ -135,6 +135,15 @@ impl Link {
         }
     }
 
+    /// Bytes received of a message that is not complete.
+    #[inline]
+    pub(crate) fn begun(&self) -> usize {
+        match self {
+            Self::Message(link) => link.begun(),
+            Self::Stream => 0,
+        }
+    }
+
     /// Returns the memory of an assembled message.
     pub(crate) fn give_back(&mut self, message: Vec<u8>) {
         match self {

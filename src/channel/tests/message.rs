@@ -252,6 +252,48 @@ fn a_peer_that_is_silent_is_asked_and_then_dead() {
     rig.closed().saw(&["closed peer-dead Us"]);
 }
 
+/// Goes on to the next deadline; each end shows the other that it lives.
+fn beat(rig: &mut Rig, far: &mut Link) {
+    rig.time_out(Duration::from_secs(60));
+    far_events(rig, far);
+    far.handle_timeout(rig.now).unwrap();
+    rig.receive(&outputs(far));
+    while rig.kernel.out.is_some() {
+        rig.sent();
+    }
+}
+
+#[test]
+fn a_channel_with_nothing_but_heartbeats_is_idle() {
+    let minute = Duration::from_secs(60);
+    let (mut rig, mut far) = open(|limits| limits.idle_timeout = minute);
+    let moves: [fn(&mut Rig, &Link); 3] = [
+        |rig, far| {
+            rig.receive(&framed(far, b"x"));
+        },
+        |rig, _| {
+            rig.send(b"x").unwrap();
+            rig.turn().sent();
+        },
+        // The first frame of a message.
+        |rig, far| {
+            rig.receive(&framed(far, &[7; 5000])[..8 + 2048]);
+        },
+    ];
+    for moves in moves {
+        for _ in 0..5 {
+            beat(&mut rig, &mut far);
+        }
+        moves(&mut rig, &far);
+        assert_eq!(rig.channel.moved_at(), rig.now);
+    }
+    let moved_at = rig.now;
+    while rig.channel.phase() == Phase::Open && rig.now - moved_at < minute {
+        beat(&mut rig, &mut far);
+    }
+    assert_eq!((rig.channel.reason().unwrap().0, rig.now), (CloseReason::IdleTimeout, moved_at + minute));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
     #[test]

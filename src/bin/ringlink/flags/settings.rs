@@ -27,7 +27,7 @@ pub(crate) struct LimitFlags {
     /// How long a closing channel then waits for its peer to close too [default: 1s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     linger_timeout: Option<Duration>,
-    /// Close a channel on which nothing moved for so long; 0s: never [default: 1h].
+    /// Close a channel without a message, in stream mode a byte, for so long; 0s: never [default: 1h].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     idle_timeout: Option<Duration>,
     /// Close a channel whose peer takes nothing for so long; 0s: never [default: 1m].
