@@ -8,6 +8,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use crate::addr::{Address, Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::config::{Limits, Mode};
@@ -163,7 +165,7 @@ pub(crate) struct Channel {
     #[expect(clippy::box_collection, reason = "rare, and every channel has the place for it")]
     early: Option<Box<Vec<u8>>>,
     /// Received and not delivered, because reading was paused.
-    held: Vec<u8>,
+    held: BytesMut,
     /// The accepted socket, until it is adopted.
     socket: Option<Accepted>,
     /// Only while `Resolving` and `Dialing`.
@@ -233,7 +235,7 @@ impl Channel {
             totals: Totals::default(),
             control: 0,
             early: None,
-            held: Vec::new(),
+            held: BytesMut::new(),
             socket: None,
             dial: None,
             ending: None,
@@ -313,8 +315,8 @@ impl Channel {
     }
 
     #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.held.len()
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held
     }
 
     #[inline]

@@ -1,6 +1,8 @@
 //! From received bytes to the program's events, in their order: opened, data, end of data, closed. Nothing received
 //! is lost by a pause: what cannot be delivered is held.
 
+use bytes::{Buf, BytesMut};
+
 use super::lifecycle::{Ending, PauseReasons};
 use super::{Channel, Event, Facts, Inbound, Phase};
 use crate::clock::Mono;
@@ -74,8 +76,19 @@ impl Channel {
         self.settings.counters.bytes_held.add(rest.len() as u64);
     }
 
-    /// What is held, when it may be delivered now: give it to `next_event`, and what that leaves to `hold`.
-    pub(crate) fn take_held(&mut self) -> Option<Vec<u8>> {
+    /// Keeps the last `rest` bytes of what was held, where they lie: a program may pause after each message of many.
+    pub(crate) fn hold_again(&mut self, mut held: BytesMut, rest: usize) {
+        if rest == 0 {
+            return;
+        }
+        debug_assert!(!self.facts.discarding && !self.may_deliver() && self.held.is_empty());
+        held.advance(held.len() - rest);
+        self.held = held;
+        self.settings.counters.bytes_held.add(rest as u64);
+    }
+
+    /// What is held, when it may be delivered now: give it to `next_event`, and what that leaves to `hold_again`.
+    pub(crate) fn take_held(&mut self) -> Option<BytesMut> {
         if self.held.is_empty() || !self.may_deliver() {
             return None;
         }

@@ -66,9 +66,26 @@ fn the_hello_is_read_before_the_program_hears_of_the_channel_even_if_it_pauses()
     far_events(&mut rig, &mut far);
     bytes.extend(framed(&far, b"first"));
     rig.receive(&bytes).saw(&["opened"]).asked(&["pause"]);
-    assert_eq!(rig.channel.held(), 8 + 5);
+    assert_eq!(rig.channel.held().len(), 8 + 5);
     rig.channel.resume();
     rig.turn().saw(&["message first"]).asked(&["resume"]);
+}
+
+#[test]
+fn a_program_that_pauses_after_each_message_gets_them_in_order_and_uncopied() {
+    let (mut rig, far) = open(|_| ());
+    rig.react = |_, channel, _| channel.pause();
+    let bytes: Vec<u8> = (0..100).flat_map(|i| framed(&far, format!("{i}").as_bytes())).collect();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    rig.receive(first).receive(second).saw(&["message 0"]);
+    let end = rig.channel.held().as_ptr_range().end;
+    for i in 1..100 {
+        assert_eq!(rig.channel.held().as_ptr_range().end, end, "what is held stays where it is");
+        rig.channel.resume();
+        rig.turn().saw(&[&format!("message {i}")]);
+        assert_eq!(rig.settings.counters.bytes_held.get(), rig.channel.held().len() as u64);
+    }
+    assert!(rig.channel.held().is_empty());
 }
 
 #[test]
