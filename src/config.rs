@@ -51,7 +51,8 @@ pub struct Limits {
     /// Closing earlier while the peer still sends would reset the connection, and what is on the way to the peer
     /// would be lost.
     pub linger_timeout: Duration,
-    /// A channel on which nothing moved for so long is closed. Default 1 hour; zero turns it off.
+    /// A channel on which no message was sent or received for so long, in stream mode no byte, is closed: heartbeats do
+    /// not count. Default 1 hour; zero turns it off.
     pub idle_timeout: Duration,
     /// A channel whose peer takes less than one send operation (`send_size`) in so long, though as much is queued, is
     /// closed. Default 60 s; zero turns it off.
@@ -73,6 +74,11 @@ pub struct Limits {
     /// It is also the most memory a channel holds for a message that is not complete. Memory grows only with what was
     /// received.
     pub max_message: usize,
+    /// Memory that the channels of a loop may hold together for messages that are not complete, in bytes, beyond 64 KiB of
+    /// each. The channel that needs more is closed. Default 256 MiB; at least twice `max_message`.
+    ///
+    /// What is kept for messages to come counts too, and takes half of it at most.
+    pub assembly_bytes: usize,
     /// How long after connecting the peer's hello may take. Default 5 s.
     pub handshake_timeout: Duration,
     /// Frames that are no messages (pings and the like) a peer may send in a second. Default 100; at least 10.
@@ -107,6 +113,7 @@ impl Default for Limits {
             lookups: 64,
             max_frame: 1 << 20,
             max_message: 16 << 20,
+            assembly_bytes: 256 << 20,
             handshake_timeout: Duration::from_secs(5),
             max_control_frames: 100,
             heartbeat: Duration::from_secs(5),
@@ -323,6 +330,9 @@ impl Limits {
         check((least..=most).contains(&self.max_message), "max_message", || {
             format!("{} bytes; with max_frame {least} it can be {least} to {most}", self.max_message)
         })?;
+        check(self.assembly_bytes / 2 >= self.max_message, "assembly_bytes", || {
+            format!("{} is below twice max_message {}", self.assembly_bytes, self.max_message)
+        })?;
         check((10..=1_000_000).contains(&self.max_control_frames), "max_control_frames", || {
             format!("{} a second; it can be 10 to 1000000", self.max_control_frames)
         })?;
@@ -427,6 +437,7 @@ mod tests {
         refused("max_frame", |c| c.limits.max_frame = 1 << 24);
         refused("max_message", |c| c.limits.max_message = c.limits.max_frame as usize - 1);
         refused("max_message", |c| (c.limits.max_frame, c.limits.max_message) = (1024, (64 << 20) + 1));
+        refused("assembly_bytes", |c| c.limits.assembly_bytes = 2 * c.limits.max_message - 1);
         refused("handshake_timeout", |c| c.limits.handshake_timeout = Duration::ZERO);
         refused("max_control_frames", |c| c.limits.max_control_frames = 9);
         refused("heartbeat", |c| c.limits.heartbeat = Duration::ZERO);

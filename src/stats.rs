@@ -113,6 +113,8 @@ counters! {
     bytes_queued,
     /// Received bytes that wait for paused channels now.
     bytes_held,
+    /// Bytes allocated now for messages that come in pieces, beyond 64 KiB of each channel.
+    bytes_assembling,
     /// Sends refused because an outbox was at `outbox_max`.
     sends_refused,
     /// Copies of broadcasts refused for the same reason.
@@ -159,6 +161,8 @@ counters! {
     takeovers,
     /// Links refused because another instance of the same node had taken over just before.
     refused_takeovers,
+    /// Links closed because a message would have made the loop hold more than `assembly_bytes`.
+    refused_assemblies,
 
     /// Commands of other threads carried out.
     commands,

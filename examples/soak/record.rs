@@ -25,8 +25,15 @@ const COLUMNS: [&str; 13] = [
 /// What a node without channels holds as it did at the start.
 const SAME: [&str; 3] = ["operations_in_flight", "buffers_kernel", "descriptors"];
 /// What it holds none of.
-const NONE: [&str; 6] =
-    ["channels", "bytes_queued", "bytes_held", "buffers_lent", "starved", "stale_completions"];
+const NONE: [&str; 7] = [
+    "channels",
+    "bytes_queued",
+    "bytes_held",
+    "bytes_assembling",
+    "buffers_lent",
+    "starved",
+    "stale_completions",
+];
 /// By how much memory may differ between two thirds of the time, in KiB.
 const SLACK: u64 = 4096;
 

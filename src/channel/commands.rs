@@ -13,9 +13,6 @@ use crate::config::Mode;
 use crate::error::{CloseReason, ClosedBy, SendError};
 use crate::link::{self, LinkError};
 
-/// Codes from here on are of this node alone: see [`CloseReason`].
-const FIRST_LOCAL_CODE: u16 = 100;
-
 /// What many channels are sent, made once for all of them.
 #[derive(Debug)]
 pub(crate) struct Common {
@@ -228,7 +225,7 @@ impl Channel {
     }
 
     fn latch_and_tell(&mut self, ending: Ending) {
-        if ending.by == ClosedBy::Us && ending.reason.code() < FIRST_LOCAL_CODE {
+        if ending.by == ClosedBy::Us {
             let retry_after = ending.retry_after.unwrap_or_default();
             self.link.go_away(ending.reason, retry_after, ending.detail.as_deref().unwrap_or_default());
         }

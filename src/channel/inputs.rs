@@ -114,7 +114,9 @@ impl Channel {
         now: Mono,
     ) {
         debug_assert!(batch.is_written() || error.is_some(), "a batch comes back whole or with an error");
-        self.moved_at = now;
+        if !self.facts.only_control {
+            self.moved_at = now;
+        }
         let (len, written) = (batch.len() as u64, batch.written() as u64);
         self.totals.written += written;
         let counters = &self.settings.counters;

@@ -8,6 +8,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use crate::addr::{Address, Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::config::{Limits, Mode};
@@ -133,6 +135,8 @@ struct Facts {
     drained: bool,
     /// A send was refused and the program not called back since.
     refused: bool,
+    /// The send that is out, or was last, has control frames and nothing else.
+    only_control: bool,
     /// The `Closed` event was given.
     reported: bool,
 }
@@ -163,11 +167,13 @@ pub(crate) struct Channel {
     pauses: PauseReasons,
     facts: Facts,
     totals: Totals,
+    /// Bytes of control frames queued since a send was last submitted.
+    control: u32,
     /// A message that came before the channel was admitted; it goes before what is held.
     #[expect(clippy::box_collection, reason = "rare, and every channel has the place for it")]
     early: Option<Box<Vec<u8>>>,
     /// Received and not delivered, because reading was paused.
-    held: Vec<u8>,
+    held: BytesMut,
     /// The accepted socket, until it is adopted.
     socket: Option<Accepted>,
     /// Only while `Resolving` and `Dialing`.
@@ -175,7 +181,7 @@ pub(crate) struct Channel {
     /// The first reason to end.
     ending: Option<Box<Ending>>,
     began_at: Mono,
-    /// When something was last sent or received.
+    /// When a message, or a part of one, was last sent or received; in stream mode a byte.
     moved_at: Mono,
     /// When the send that is out was submitted.
     sent_at: Mono,
@@ -235,8 +241,9 @@ impl Channel {
             pauses,
             facts,
             totals: Totals::default(),
+            control: 0,
             early: None,
-            held: Vec::new(),
+            held: BytesMut::new(),
             socket: None,
             dial: None,
             ending: None,
@@ -287,7 +294,7 @@ impl Channel {
         self.began_at
     }
 
-    /// When something was last sent or received.
+    /// When a message, or a part of one, was last sent or received; in stream mode a byte.
     pub(crate) fn moved_at(&self) -> Mono {
         self.moved_at
     }
@@ -317,8 +324,8 @@ impl Channel {
     }
 
     #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.held.len()
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held
     }
 
     /// True when the program paused reading.

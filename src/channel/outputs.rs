@@ -78,6 +78,7 @@ impl Channel {
         self.take_control(pool);
         let batch = self.outbox.take_batch(self.settings.send_size, MAX_SEGMENTS, pool)?;
         debug_assert!(!self.facts.fin_submitted, "nothing is sent after FIN");
+        self.facts.only_control = batch.len() == std::mem::take(&mut self.control) as usize;
         self.sent_at = now;
         self.link.handle_sent(now);
         Some(Submission::Send { channel: self.id, batch })
@@ -98,6 +99,7 @@ impl Channel {
         while let Some(frame) = self.link.next_output() {
             if sendable {
                 self.outbox.push(&frame, pool);
+                self.control += frame.len() as u32;
                 self.count_accepted(frame.len());
             }
         }

@@ -1,6 +1,8 @@
 //! From received bytes to the program's events, in their order: opened, data, end of data, closed. Nothing received
 //! is lost by a pause: what cannot be delivered is held.
 
+use bytes::{Buf, BytesMut};
+
 use super::lifecycle::{Ending, PauseReasons};
 use super::{Channel, Event, Facts, Inbound, Phase};
 use crate::clock::Mono;
@@ -13,10 +15,10 @@ impl Channel {
     ///
     /// Bytes that are left then cannot be delivered now, and go to [`Channel::hold`].
     pub(crate) fn next_event<'b>(&mut self, input: &mut &'b [u8], now: Mono) -> Option<Event<'b>> {
-        if !input.is_empty() {
+        if self.settings.mode == Mode::Stream && !input.is_empty() {
             self.moved_at = now;
         }
-        if let Some(event) = self.next_opening() {
+        if let Some(event) = self.next_opening(now) {
             return Some(event);
         }
         if std::mem::take(&mut self.facts.drained) {
@@ -38,10 +40,9 @@ impl Channel {
         }
         let before = input.len();
         let message = self.link.next_message(input)?;
-        self.moved_at = now;
         self.facts.fed = true;
         self.count_received(before - input.len());
-        self.count_message();
+        self.count_message(now);
         Some(message)
     }
 
@@ -75,8 +76,19 @@ impl Channel {
         self.settings.counters.bytes_held.add(rest.len() as u64);
     }
 
-    /// What is held, when it may be delivered now: give it to `next_event`, and what that leaves to `hold`.
-    pub(crate) fn take_held(&mut self) -> Option<Vec<u8>> {
+    /// Keeps the last `rest` bytes of what was held, where they lie: a program may pause after each message of many.
+    pub(crate) fn hold_again(&mut self, mut held: BytesMut, rest: usize) {
+        if rest == 0 {
+            return;
+        }
+        debug_assert!(!self.facts.discarding && !self.may_deliver() && self.held.is_empty());
+        held.advance(held.len() - rest);
+        self.held = held;
+        self.settings.counters.bytes_held.add(rest as u64);
+    }
+
+    /// What is held, when it may be delivered now: give it to `next_event`, and what that leaves to `hold_again`.
+    pub(crate) fn take_held(&mut self) -> Option<BytesMut> {
         if self.held.is_empty() || !self.may_deliver() {
             return None;
         }
@@ -110,18 +122,18 @@ impl Channel {
     }
 
     /// What comes between the hellos and the program's first message.
-    fn next_opening(&mut self) -> Option<Event<'static>> {
+    fn next_opening(&mut self, now: Mono) -> Option<Event<'static>> {
         if self.phase == Phase::Opening && self.link.is_established() {
             if !std::mem::replace(&mut self.facts.announced, true) {
                 self.facts.is_peer = true;
                 return Some(Event::Established);
             }
             if self.facts.admitted {
-                return Some(self.open());
+                return Some(self.open(now));
             }
         }
         if self.early.is_some() && self.may_deliver() {
-            self.count_message();
+            self.count_message(now);
             return self.early.take().map(|message| Event::Assembled(*message));
         }
         None
@@ -129,14 +141,14 @@ impl Channel {
 
     /// The first message on a link that is not admitted: the peer uses it, so the program has to hear of it. On a
     /// retired link, too: a message is not lost because two links met.
-    fn open_for(&mut self, message: Vec<u8>) -> Option<Event<'static>> {
+    fn open_for(&mut self, message: Vec<u8>, now: Mono) -> Option<Event<'static>> {
         if self.phase != Phase::Opening && !self.is_retired() {
             // It broke before it opened: whoever has not heard of a channel cannot be given its data.
             self.link.give_back(message);
             return None;
         }
         self.early = Some(Box::new(message));
-        Some(self.open())
+        Some(self.open(now))
     }
 
     /// True while a channel that is ending still delivers.
@@ -144,12 +156,13 @@ impl Channel {
         matches!(self.phase, Phase::Flushing | Phase::Lingering) && !self.facts.discarding
     }
 
-    fn open(&mut self) -> Event<'static> {
+    fn open(&mut self, now: Mono) -> Event<'static> {
         if self.phase == Phase::Opening {
             self.enter(Phase::Open);
         }
         self.pauses.remove(PauseReasons::UNOPENED);
         self.facts.opened = true;
+        self.moved_at = now;
         self.settings.counters.opened.add(1);
         Event::Opened
     }
@@ -169,8 +182,11 @@ impl Channel {
                 Mode::Stream => input.len().min(self.settings.piece),
                 Mode::Message => input.len(),
             };
-            let mut rest = &input[..piece];
+            let (mut rest, begun) = (&input[..piece], self.link.begun());
             let outcome = self.link.next_event(&mut rest, now);
+            if self.link.begun() != begun {
+                self.moved_at = now;
+            }
             let consumed = piece - rest.len();
             *input = &input[consumed..];
             self.count_received(consumed);
@@ -180,7 +196,7 @@ impl Channel {
                     return None;
                 }
                 Ok(Some(LinkEvent::Established)) => {
-                    if let Some(event) = self.next_opening() {
+                    if let Some(event) = self.next_opening(now) {
                         return Some(event);
                     }
                 }
@@ -188,23 +204,23 @@ impl Channel {
                     self.handle_gone_away(reason, code, retry_after, text);
                 }
                 Ok(Some(LinkEvent::Assembled(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message) {
+                    if let Some(event) = self.open_for(message, now) {
                         return Some(event);
                     }
                 }
                 Ok(Some(LinkEvent::Message(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message.to_vec()) {
+                    if let Some(event) = self.open_for(message.to_vec(), now) {
                         return Some(event);
                     }
                 }
                 Ok(Some(LinkEvent::Data(_))) if !self.facts.opened => {}
                 Ok(Some(LinkEvent::Data(bytes))) => return Some(Event::Data(bytes)),
                 Ok(Some(LinkEvent::Message(message))) => {
-                    self.count_message();
+                    self.count_message(now);
                     return Some(Event::Message(message));
                 }
                 Ok(Some(LinkEvent::Assembled(message))) => {
-                    self.count_message();
+                    self.count_message(now);
                     return Some(Event::Assembled(message));
                 }
                 Err(error) => self.handle_link_error(error),
@@ -213,7 +229,8 @@ impl Channel {
     }
 
     #[inline]
-    fn count_message(&mut self) {
+    fn count_message(&mut self, now: Mono) {
+        self.moved_at = now;
         self.totals.messages_in += 1;
         self.settings.counters.messages_in.add(1);
     }

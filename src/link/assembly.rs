@@ -1,19 +1,21 @@
 //! From bytes in any pieces to whole messages and control frames, and the budgets that keep a peer from making it
-//! costly: memory grows only with bytes received, and control frames have a rate.
+//! costly: memory grows only with bytes received, all links of a loop share what there is, and control frames have a rate.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Mono;
+use crate::config::Limits;
 use crate::error::CloseReason;
+use crate::stats::Counters;
 
 use super::frame::{HEADER_LEN, Header, Kind};
+use super::share::{self, Share};
 use super::{LinkError, goaway, heartbeat, hello};
 
 /// Most frames of one message; `Limits::validate` sees to it that honest ones need fewer.
 pub(super) const MAX_FRAMES: u32 = 65_536;
-/// What a link keeps allocated without need, in bytes.
-const KEPT: usize = 64 << 10;
 /// What the first piece of a message allocates at least, in bytes.
 const FIRST: usize = 4 << 10;
 
@@ -55,21 +57,24 @@ pub(super) struct Assembly {
     current: Option<Current>,
     control: Vec<u8>,
     message: Vec<u8>,
+    /// Of the memory of `message`, also while that is on its way to be given back.
+    share: Share,
     frame_count: u32,
     /// A message was assembled since the last [`Assembly::trim`].
     in_use: bool,
 }
 
 impl Assembly {
-    pub(super) fn new(max_frame: u32, max_message: usize) -> Self {
+    pub(super) fn new(limits: &Limits, counters: Arc<Counters>) -> Self {
         Self {
-            max_frame,
-            max_message,
+            max_frame: limits.max_frame,
+            max_message: limits.max_message,
             held: [0; HEADER_LEN],
             held_len: 0,
             current: None,
             control: Vec::new(),
             message: Vec::new(),
+            share: Share::new(limits, counters),
             frame_count: 0,
             in_use: false,
         }
@@ -78,6 +83,12 @@ impl Assembly {
     /// True when the next byte begins a frame that begins a message.
     pub(super) fn is_at_boundary(&self) -> bool {
         self.held_len == 0 && self.current.is_none() && self.frame_count == 0
+    }
+
+    /// Bytes received of a message that is not complete.
+    #[inline]
+    pub(super) fn begun(&self) -> usize {
+        self.message.len()
     }
 
     /// Bytes allocated.
@@ -101,7 +112,7 @@ impl Assembly {
             return Ok(self.next_header(input).map(Header::decode).transpose()?.map(Piece::Header));
         };
         Ok(match current.kind {
-            Kind::Data => self.next_data(current, input),
+            Kind::Data => self.next_data(current, input)?,
             Kind::Ping | Kind::Pong | Kind::Hello | Kind::GoAway => self.next_control(current, input),
             Kind::Ignorable(_) => {
                 let left = current.left - take(input, current.left).len();
@@ -181,7 +192,11 @@ impl Assembly {
         self.current = (left > 0).then_some(Current { left, ..current });
     }
 
-    fn next_data<'b>(&mut self, current: Current, input: &mut &'b [u8]) -> Option<Piece<'b>> {
+    fn next_data<'b>(
+        &mut self,
+        current: Current,
+        input: &mut &'b [u8],
+    ) -> Result<Option<Piece<'b>>, LinkError> {
         if !current.more
             && self.message.is_empty()
             && let Some((message, rest)) = input.split_at_checked(current.left)
@@ -189,13 +204,13 @@ impl Assembly {
             *input = rest;
             self.current = None;
             self.frame_count = 0;
-            return Some(Piece::Message(message));
+            return Ok(Some(Piece::Message(message)));
         }
         let part = take(input, current.left);
-        self.append(part);
+        self.append(part)?;
         let left = current.left - part.len();
         self.set_left(current, left);
-        if left > 0 {
+        Ok(if left > 0 {
             None
         } else if current.more {
             Some(Piece::Nothing)
@@ -203,18 +218,20 @@ impl Assembly {
             self.frame_count = 0;
             self.in_use = true;
             Some(Piece::Assembled(std::mem::take(&mut self.message)))
-        }
+        })
     }
 
     /// Grows by doubling, never past `max_message`: what is allocated is at most twice what was received.
-    fn append(&mut self, part: &[u8]) {
+    fn append(&mut self, part: &[u8]) -> Result<(), LinkError> {
         let needed = self.message.len() + part.len();
         if needed > self.message.capacity() {
             let target =
                 needed.max(self.message.capacity().saturating_mul(2)).max(FIRST).min(self.max_message);
+            self.share.grow(target)?;
             self.message.reserve_exact(target - self.message.len());
         }
         self.message.extend_from_slice(part);
+        Ok(())
     }
 
     fn next_control<'b>(&mut self, current: Current, input: &mut &'b [u8]) -> Option<Piece<'b>> {
@@ -231,16 +248,24 @@ impl Assembly {
     /// Takes the memory of an assembled message for the next one.
     pub(super) fn give_back(&mut self, mut message: Vec<u8>) {
         // One at most: so a link never has more than the one partial message it may have anyway.
-        if self.message.capacity() == 0 && message.capacity() <= self.max_message {
+        let capacity = message.capacity();
+        if self.message.capacity() == 0 && capacity <= self.max_message && self.share.may_keep(capacity) {
             message.clear();
             self.message = message;
         }
+        self.share.set(self.message.capacity());
+    }
+
+    /// Frees the memory for messages, and what was begun with it.
+    pub(super) fn free(&mut self) {
+        self.message = Vec::new();
+        self.share.set(0);
     }
 
     /// Called now and then: frees the memory of large messages when none came since the last time.
     pub(super) fn trim(&mut self) {
-        if !self.in_use && self.message.is_empty() && self.message.capacity() > KEPT {
-            self.message = Vec::new();
+        if !self.in_use && self.message.is_empty() && self.message.capacity() > share::FREE {
+            self.free();
         }
         self.in_use = false;
     }
@@ -253,38 +278,40 @@ fn take<'b>(input: &mut &'b [u8], len: usize) -> &'b [u8] {
     part
 }
 
+/// The most of the time without reading that counts: what was sent in it waited in buffers, which have an end.
+const MOST_CREDIT: Duration = Duration::from_secs(3600);
+
 /// A rate of control frames: a second's worth at once, then one for each `interval`.
 #[derive(Debug)]
 pub(super) struct Budget {
     interval: Duration,
     /// When everything spent so far will be earned.
     earned_at: Mono,
-    /// What is spent now may have been sent since then, while we did not read.
-    since: Option<Mono>,
+    /// Earned while we did not read, for what was sent meanwhile.
+    credit: Duration,
 }
 
 impl Budget {
     pub(super) fn new(per_second: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / per_second.max(1), earned_at: Mono::default(), since: None }
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        Self { interval, earned_at: Mono::default(), credit: Duration::ZERO }
     }
 
-    /// Reading goes on; it had stopped at `since`.
-    pub(super) fn resume(&mut self, since: Mono) {
-        self.since.get_or_insert(since);
+    /// Reading goes on; it had stopped for so long.
+    pub(super) fn resume(&mut self, stopped_for: Duration) {
+        self.credit = (self.credit + stopped_for).min(MOST_CREDIT);
     }
 
     pub(super) fn spend(&mut self, now: Mono) -> Result<(), LinkError> {
-        // What was sent over a time is earned over that time, though it is read at once.
-        let from = self.since.filter(|since| *since < now).unwrap_or(now);
-        self.earned_at = self.earned_at.max(from) + self.interval;
-        if self.earned_at >= now {
-            self.since = None;
-        }
-        if self.earned_at - now > Duration::from_secs(1) {
+        let earned_in = self.earned_at - now + self.interval;
+        let excess = earned_in.saturating_sub(Duration::from_secs(1));
+        if excess > self.credit {
             let per_second = Duration::from_secs(1).as_nanos() / self.interval.as_nanos().max(1);
             let detail = format!("more than max_control_frames, {per_second} a second");
             return Err(LinkError::new(CloseReason::Flood, detail));
         }
+        self.credit -= excess;
+        self.earned_at = now + (earned_in - excess);
         Ok(())
     }
 }
@@ -312,17 +339,36 @@ mod tests {
         let (start, hour) = (Mono::from_nanos(7), Duration::from_secs(3600));
         let mut budget = Budget::new(10);
         budget.spend(start).unwrap();
-        budget.resume(start);
+        budget.resume(hour);
         for _ in 0..36_000 {
             budget.spend(start + hour).unwrap();
         }
-        let more = (0..20).find(|_| budget.spend(start + hour).is_err());
-        assert!(more.is_some(), "a second's worth more, and no more");
+        assert_eq!(at_once(&mut budget, start + hour), 10, "a second's worth more, and no more");
+    }
+
+    #[test]
+    fn the_budget_of_a_pause_does_not_grow_after_it() {
+        let (start, minute) = (Mono::from_nanos(7), Duration::from_secs(60));
+        let mut budget = Budget::new(10);
+        budget.resume(minute);
+        for i in 1..1000 {
+            budget.spend(start + minute * i).unwrap();
+        }
+        assert_eq!(at_once(&mut budget, start + minute * 1000), 600 + 10);
+        for _ in 0..1000 {
+            budget.resume(minute);
+        }
+        assert_eq!(at_once(&mut budget, start + minute * 2000), 36_000 + 10, "an hour at most");
+    }
+
+    /// How many frames may come at this moment.
+    fn at_once(budget: &mut Budget, now: Mono) -> usize {
+        std::iter::from_fn(|| budget.spend(now).ok()).count()
     }
 
     #[test]
     fn memory_follows_the_bytes_received_not_those_announced() {
-        let mut assembly = Assembly::new(1 << 20, 16 << 20);
+        let mut assembly = Assembly::new(&Limits::default(), Arc::default());
         assembly.begin(Header { kind: Kind::Data, more: true, len: 1 << 20 }).unwrap();
         assert_eq!(assembly.memory(), 0);
         let mut received = 0;
@@ -333,9 +379,66 @@ mod tests {
         }
     }
 
+    /// A loop whose links have room for four messages of almost 1 MiB, and so many links.
+    fn loop_of(links: usize) -> (Arc<Counters>, Vec<Assembly>) {
+        let limits = Limits {
+            max_frame: 128 << 10,
+            max_message: 1 << 20,
+            assembly_bytes: 4 << 20,
+            ..Limits::default()
+        };
+        let counters = Arc::<Counters>::default();
+        let links = (0..links).map(|_| Assembly::new(&limits, Arc::clone(&counters))).collect();
+        (counters, links)
+    }
+
+    /// Begins a message of almost 1 MiB. As the link does, it gives all up where that fails.
+    fn begin(link: &mut Assembly) -> Result<(), LinkError> {
+        for _ in 0..7 {
+            link.begin(Header { kind: Kind::Data, more: true, len: 128 << 10 })?;
+            link.next_piece(&mut &[7; 128 << 10][..]).inspect_err(|_| link.free())?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_links_of_a_loop_share_what_may_be_held_of_begun_messages() {
+        let (counters, mut links) = loop_of(13);
+        let held = || counters.bytes_assembling.get() as usize;
+        let refused: Vec<_> = links[..10].iter_mut().filter_map(|link| begin(link).err()).collect();
+        let each = (1 << 20) - share::FREE;
+        assert_eq!((refused.len(), counters.refused_assemblies.get(), held()), (6, 6, 4 * each));
+        assert_eq!(refused[0].to_string(), "limit: no memory for a message; assembly_bytes is 4194304");
+        // A short message has its place all the same.
+        links[12].begin(Header { kind: Kind::Data, more: false, len: 60_000 }).unwrap();
+        assert!(links[12].next_piece(&mut &[7; 59_999][..]).unwrap().is_none());
+        begin(&mut links[11]).unwrap_err();
+        links.remove(0);
+        assert_eq!(held(), 3 * each);
+        begin(&mut links[9]).unwrap();
+        links.clear();
+        assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_for_messages_to_come_leaves_half_to_those_begun() {
+        let (counters, mut links) = loop_of(10);
+        for link in &mut links {
+            begin(link).unwrap();
+            link.begin(Header { kind: Kind::Data, more: false, len: 1 }).unwrap();
+            let Ok(Some(Piece::Assembled(message))) = link.next_piece(&mut &b"x"[..]) else { panic!() };
+            link.give_back(message);
+        }
+        assert_eq!(links.iter().filter(|link| link.memory() > 0).count(), 2);
+        for _ in 0..2 {
+            links.iter_mut().for_each(Assembly::trim);
+        }
+        assert_eq!(counters.bytes_assembling.get(), 0);
+    }
+
     #[test]
     fn memory_given_back_is_used_again_and_freed_when_it_is_not() {
-        let mut assembly = Assembly::new(1 << 20, 16 << 20);
+        let mut assembly = Assembly::new(&Limits::default(), Arc::default());
         let memory = Vec::with_capacity(1 << 20);
         let at = memory.as_ptr();
         assembly.give_back(memory);

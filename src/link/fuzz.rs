@@ -108,9 +108,9 @@ pub(super) fn play(data: &[u8]) -> Tally {
     let mut tally = Tally::default();
     let Some((first, mut script)) = data.split_first() else { return tally };
     let mut now = Mono::from_nanos(u64::from(*first));
-    let mut link = Link::message(Arc::new(node(2)), now);
+    let mut link = Link::message(Arc::new(node(2)), Arc::default(), now);
     if first & 1 == 1 {
-        let hello = Link::message(Arc::new(node(1)), now).next_output().expect("the hello");
+        let hello = Link::message(Arc::new(node(1)), Arc::default(), now).next_output().expect("the hello");
         assert_eq!(link.next_event(&mut &hello[..], now), Ok(Some(LinkEvent::Established)));
     }
     while let Some((op, rest)) = script.split_first() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::error::CloseReason;
+use crate::stats::Counters;
 
 use super::assembly::{Assembly, Budget, Piece};
 use super::frame::{self, ControlFrame, Frames, Header, Kind};
@@ -66,7 +67,7 @@ pub(crate) struct MessageLink {
 }
 
 impl MessageLink {
-    pub(super) fn new(local: Arc<LocalNode>, now: Mono) -> Self {
+    pub(super) fn new(local: Arc<LocalNode>, counters: Arc<Counters>, now: Mono) -> Self {
         let limits = &local.limits;
         Self {
             at_boundary: false,
@@ -75,7 +76,7 @@ impl MessageLink {
             peer_max_frame: hello::MIN_MAX_FRAME,
             max_message: limits.max_message,
             heartbeat: None,
-            assembly: Assembly::new(limits.max_frame, limits.max_message),
+            assembly: Assembly::new(limits, counters),
             control_budget: Budget::new(limits.max_control_frames),
             peer: None,
             error: None,
@@ -221,9 +222,15 @@ impl MessageLink {
             error.detail = Some(hello::NO_HELLO.into());
         }
         self.at_boundary = false;
+        self.assembly.free();
         self.go_away(error.reason, Duration::ZERO, error.detail.as_deref().unwrap_or_default());
         self.error = Some(error.clone());
         error
+    }
+
+    #[inline]
+    pub(super) fn begun(&self) -> usize {
+        self.assembly.begun()
     }
 
     pub(super) fn give_back(&mut self, message: Vec<u8>) {
@@ -233,6 +240,7 @@ impl MessageLink {
     pub(super) fn handle_eof(&mut self) -> Result<(), LinkError> {
         self.error.clone().map_or(Ok(()), Err)?;
         self.ended = true;
+        // The peer may go on listening, and cannot ask any more: we still show that we live.
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.set_listening(false, self.now);
         }
@@ -274,7 +282,7 @@ impl MessageLink {
     }
 
     pub(super) fn deadline(&self) -> Option<Mono> {
-        if self.error.is_some() || self.ended {
+        if self.error.is_some() {
             return None;
         }
         match &self.heartbeat {
@@ -306,7 +314,7 @@ impl MessageLink {
 
     pub(super) fn set_reading(&mut self, reading: bool, now: Mono) {
         if reading && !self.reading {
-            self.control_budget.resume(self.stopped_reading_at);
+            self.control_budget.resume(now - self.stopped_reading_at);
         } else if !reading {
             self.stopped_reading_at = now;
         }

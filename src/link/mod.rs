@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::error::CloseReason;
+use crate::stats::Counters;
 
 mod assembly;
 #[cfg(feature = "internals")]
@@ -24,6 +25,7 @@ mod hello;
 mod identity;
 mod message;
 mod secure;
+mod share;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -95,9 +97,10 @@ impl Link {
         Self::Stream
     }
 
-    /// Begins to shake hands: [`Link::next_output`] has our hello.
-    pub(crate) fn message(local: Arc<LocalNode>, now: Mono) -> Self {
-        Self::Message(Box::new(MessageLink::new(local, now)))
+    /// Begins to shake hands: [`Link::next_output`] has our hello. The counters are those of the link's loop, whose links
+    /// share the memory for messages.
+    pub(crate) fn message(local: Arc<LocalNode>, counters: Arc<Counters>, now: Mono) -> Self {
+        Self::Message(Box::new(MessageLink::new(local, counters, now)))
     }
 
     /// Takes the next event out of `input`, which shrinks by what was consumed. `None`: all of it is.
@@ -132,6 +135,15 @@ impl Link {
         }
     }
 
+    /// Bytes received of a message that is not complete.
+    #[inline]
+    pub(crate) fn begun(&self) -> usize {
+        match self {
+            Self::Message(link) => link.begun(),
+            Self::Stream => 0,
+        }
+    }
+
     /// Returns the memory of an assembled message.
     pub(crate) fn give_back(&mut self, message: Vec<u8>) {
         match self {
@@ -140,7 +152,8 @@ impl Link {
         }
     }
 
-    /// The peer sends nothing more, and all it sent went through [`Link::next_event`].
+    /// The peer sends nothing more, and all it sent went through [`Link::next_event`]. It may still listen, and is shown
+    /// that we live.
     ///
     /// # Errors
     ///

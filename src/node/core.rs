@@ -143,7 +143,7 @@ impl Core {
     pub(crate) fn new_link(&self) -> Link {
         match &self.handle.shared().local_node {
             None => Link::stream(),
-            Some(local) => Link::message(Arc::clone(local), self.now),
+            Some(local) => Link::message(Arc::clone(local), Arc::clone(&self.settings.counters), self.now),
         }
     }
 

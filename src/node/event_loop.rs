@@ -319,13 +319,23 @@ impl<'a, H: Handler> Turn<'a, H> {
     }
 
     /// Gives the bytes to the channel, and what they mean to the handler. What a pause keeps from it is held.
-    fn deliver(&mut self, id: ChannelId, mut bytes: &[u8]) {
+    fn deliver(&mut self, id: ChannelId, bytes: &[u8]) {
+        let rest = self.pass_on(id, bytes);
+        if !rest.is_empty()
+            && let Some(channel) = self.core.channels.get_mut(id)
+        {
+            channel.hold(rest);
+        }
+    }
+
+    /// [`Turn::deliver`] without holding: returns what a pause keeps from the handler.
+    fn pass_on<'b>(&mut self, id: ChannelId, mut bytes: &'b [u8]) -> &'b [u8] {
         let now = self.core.now;
         self.core.channels.mark_dirty(id);
         loop {
             self.deliver_flowing(id, &mut bytes);
-            let Some(channel) = self.core.channels.get_mut(id) else { return };
-            let Some(event) = channel.next_event(&mut bytes, now) else { return channel.hold(bytes) };
+            let Some(channel) = self.core.channels.get_mut(id) else { return &[] };
+            let Some(event) = channel.next_event(&mut bytes, now) else { return bytes };
             self.tell(id, event);
         }
     }
@@ -358,7 +368,10 @@ impl<'a, H: Handler> Turn<'a, H> {
             && channel.has_deliverable()
         {
             let held = channel.take_held().unwrap_or_default();
-            self.deliver(id, &held);
+            let rest = self.pass_on(id, &held).len();
+            if let Some(channel) = self.core.channels.get_mut(id) {
+                channel.hold_again(held, rest);
+            }
         }
     }
 

@@ -48,7 +48,7 @@ pub struct ChannelInfo {
     pub state: ChannelState,
     /// Since the accept or the dial.
     pub age: Duration,
-    /// Since something was last sent or received.
+    /// Since a message, or a part of one, was last sent or received; in stream mode a byte. Heartbeats do not count.
     pub idle: Duration,
     /// Bytes received and given to the program.
     pub bytes_in: u64,

@@ -183,6 +183,7 @@ impl Node {
             ("channels", stats.channels),
             ("bytes queued", stats.bytes_queued),
             ("bytes held", stats.bytes_held),
+            ("bytes for messages", stats.bytes_assembling),
             ("descriptors", open as u64),
             ("slots", u64::from(self.handle.shared().ports[0].slots.live_count())),
         ];

@@ -3,7 +3,7 @@
 use ringlink::{CloseReason, Limits};
 
 use super::foreign::{DATA, Foreign, GOAWAY, HELLO, Hello, MORE, PING, frame, header};
-use super::support::{Bed, Event};
+use super::support::{Bed, Event, eventually};
 
 /// Says this instead of a hello.
 #[track_caller]
@@ -112,6 +112,35 @@ fn a_linked_peer_that_breaks_the_protocol_is_told_how() {
         peer.write(&bytes);
         told(&bed, name, &mut peer, reason, true);
     }
+}
+
+#[test]
+fn messages_that_are_never_completed_hold_no_more_than_assembly_bytes() {
+    let bed = Bed::with_limits(|limits| {
+        (limits.max_frame, limits.max_message, limits.assembly_bytes) = (64 << 10, 256 << 10, 512 << 10);
+    });
+    // Of each message 64 KiB do not count.
+    let held = |messages: u64| {
+        let stats = || bed.handle.stats();
+        eventually("the messages to be held", || stats().bytes_assembling.div_ceil(192 << 10) == messages);
+    };
+    let mut begun = frame(DATA, MORE, &[7; 64 << 10]).repeat(4);
+    let rest = begun.split_off(255 << 10);
+    let mut peers: Vec<_> = (1..=3).map(|node| Foreign::link(bed.address(), node, 1)).collect();
+    for (place, peer) in peers.iter_mut().enumerate() {
+        bed.opened();
+        peer.write(&begun);
+        held(2.min(place as u64 + 1));
+    }
+    let goodbye = peers[2].goodbye();
+    assert_eq!(CloseReason::from_code(goodbye.code), Some(CloseReason::Limit));
+    assert_eq!(goodbye.text, "no memory for a message; assembly_bytes is 524288");
+    assert_eq!((bed.closed().1.reason, bed.handle.stats().refused_assemblies), (CloseReason::Limit, 1));
+    // The others go on, and what a message held is another's.
+    peers[0].write(&[rest, frame(DATA, 0, b"")].concat());
+    assert!(matches!(bed.next("the message"), Event::Message(_, message) if message.len() == 256 << 10));
+    drop(peers);
+    held(0);
 }
 
 #[test]

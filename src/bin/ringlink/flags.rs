@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn limits_and_options_arrive_where_they_belong() {
-        let line = "--outbox-max 64k --idle-timeout 0s --nodelay off --keepalive 0s --send-buffer 4k \
+        let line = "--outbox-max 64k --max-message 1GiB --idle-timeout 0s --nodelay off --keepalive 0s --send-buffer 4k \
             --congestion bbr --receive-buffers 64x4KiB";
         let run = flags(line).unwrap();
         let (mut limits, mut socket, mut ring) =
@@ -410,6 +410,7 @@ mod tests {
         run.socket.set(&mut socket);
         run.loops.set_ring(&mut ring);
         assert_eq!((limits.outbox_max, limits.outbox_high, limits.outbox_low), (65_536, 16_384, 4096));
+        assert_eq!((limits.max_message, limits.assembly_bytes), (1 << 30, 2 << 30));
         assert_eq!(limits.idle_timeout, Duration::ZERO);
         assert_eq!((socket.nodelay, socket.keepalive, socket.send_buffer), (false, None, Some(4096)));
         assert_eq!(socket.user_timeout, SocketOptions::default().user_timeout);

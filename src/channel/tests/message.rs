@@ -17,7 +17,7 @@ fn link(n: u8) -> Link {
         listen: Vec::new(),
         limits: Limits { max_frame: 2048, max_message: 16 << 10, ..Limits::default() },
     };
-    Link::message(Arc::new(node), START)
+    Link::message(Arc::new(node), Arc::default(), START)
 }
 
 /// A channel that was just accepted, and the link at its far end.
@@ -66,9 +66,26 @@ fn the_hello_is_read_before_the_program_hears_of_the_channel_even_if_it_pauses()
     far_events(&mut rig, &mut far);
     bytes.extend(framed(&far, b"first"));
     rig.receive(&bytes).saw(&["opened"]).asked(&["pause"]);
-    assert_eq!(rig.channel.held(), 8 + 5);
+    assert_eq!(rig.channel.held().len(), 8 + 5);
     rig.channel.resume();
     rig.turn().saw(&["message first"]).asked(&["resume"]);
+}
+
+#[test]
+fn a_program_that_pauses_after_each_message_gets_them_in_order_and_uncopied() {
+    let (mut rig, far) = open(|_| ());
+    rig.react = |_, channel, _| channel.pause();
+    let bytes: Vec<u8> = (0..100).flat_map(|i| framed(&far, format!("{i}").as_bytes())).collect();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    rig.receive(first).receive(second).saw(&["message 0"]);
+    let end = rig.channel.held().as_ptr_range().end;
+    for i in 1..100 {
+        assert_eq!(rig.channel.held().as_ptr_range().end, end, "what is held stays where it is");
+        rig.channel.resume();
+        rig.turn().saw(&[&format!("message {i}")]);
+        assert_eq!(rig.settings.counters.bytes_held.get(), rig.channel.held().len() as u64);
+    }
+    assert!(rig.channel.held().is_empty());
 }
 
 #[test]
@@ -213,6 +230,17 @@ fn an_end_between_messages_is_told_and_the_answer_still_goes() {
 }
 
 #[test]
+fn after_the_peer_s_end_we_show_that_we_live_until_our_own() {
+    let (mut rig, _far) = open(|_| ());
+    rig.eof().saw(&["eof"]);
+    for _ in 0..10 {
+        rig.time_out(Duration::from_secs(5)).asked(&["send"]).sent();
+    }
+    rig.channel.shutdown_write();
+    rig.turn().asked(&["fin", "close"]).closed().saw(&["closed peer-closed Peer"]);
+}
+
+#[test]
 fn a_peer_without_a_hello_never_opens() {
     let (mut rig, _far) = fresh(|_| ());
     rig.turn().sent();
@@ -239,6 +267,48 @@ fn a_peer_that_is_silent_is_asked_and_then_dead() {
     }
     assert!(rig.submitted.contains(&"send"), "it was asked: {:?}", rig.submitted);
     rig.closed().saw(&["closed peer-dead Us"]);
+}
+
+/// Goes on to the next deadline; each end shows the other that it lives.
+fn beat(rig: &mut Rig, far: &mut Link) {
+    rig.time_out(Duration::from_secs(60));
+    far_events(rig, far);
+    far.handle_timeout(rig.now).unwrap();
+    rig.receive(&outputs(far));
+    while rig.kernel.out.is_some() {
+        rig.sent();
+    }
+}
+
+#[test]
+fn a_channel_with_nothing_but_heartbeats_is_idle() {
+    let minute = Duration::from_secs(60);
+    let (mut rig, mut far) = open(|limits| limits.idle_timeout = minute);
+    let moves: [fn(&mut Rig, &Link); 3] = [
+        |rig, far| {
+            rig.receive(&framed(far, b"x"));
+        },
+        |rig, _| {
+            rig.send(b"x").unwrap();
+            rig.turn().sent();
+        },
+        // The first frame of a message.
+        |rig, far| {
+            rig.receive(&framed(far, &[7; 5000])[..8 + 2048]);
+        },
+    ];
+    for moves in moves {
+        for _ in 0..5 {
+            beat(&mut rig, &mut far);
+        }
+        moves(&mut rig, &far);
+        assert_eq!(rig.channel.moved_at(), rig.now);
+    }
+    let moved_at = rig.now;
+    while rig.channel.phase() == Phase::Open && rig.now - moved_at < minute {
+        beat(&mut rig, &mut far);
+    }
+    assert_eq!((rig.channel.reason().unwrap().0, rig.now), (CloseReason::IdleTimeout, moved_at + minute));
 }
 
 proptest! {

@@ -145,14 +145,17 @@ impl Rig {
     }
 
     fn deliver(&mut self, bytes: &[u8]) {
-        self.deliver_some(bytes);
+        let rest = self.deliver_some(bytes);
+        self.channel.hold(rest);
         while self.channel.has_deliverable() {
             let held = self.channel.take_held().unwrap_or_default();
-            self.deliver_some(&held);
+            let rest = self.deliver_some(&held).len();
+            self.channel.hold_again(held, rest);
         }
     }
 
-    fn deliver_some(&mut self, mut input: &[u8]) {
+    /// Returns what a pause keeps from the program.
+    fn deliver_some<'b>(&mut self, mut input: &'b [u8]) -> &'b [u8] {
         while let Some(event) = self.next_event(&mut input) {
             assert!(self.report.is_none(), "{event:?} after closed");
             let text = match event {
@@ -186,7 +189,7 @@ impl Rig {
             self.events.push(text);
             self.channel.check();
         }
-        self.channel.hold(input);
+        input
     }
 
     /// First by the short way, as the loop asks.
@@ -225,7 +228,7 @@ impl Rig {
             }
             Submission::ResumeReading { .. } => {
                 assert!(kernel.exists && !std::mem::replace(&mut kernel.reading, true));
-                assert_eq!(self.channel.held(), 0, "what is held is delivered before reading goes on");
+                assert!(self.channel.held().is_empty(), "what is held is delivered before reading goes on");
                 "resume"
             }
             Submission::ShutdownWrite { .. } => {

@@ -145,7 +145,7 @@ fn fragments_without_end_are_refused() {
     refused(established, &header(Kind::Data, true, 0), Protocol);
     let mut node = node(2);
     node.limits.max_message = 1 << 20;
-    let mut link = Link::message(Arc::new(node), START);
+    let mut link = Link::message(Arc::new(node), Arc::default(), START);
     receive(&mut link, &hello(), START).1.unwrap();
     receive(&mut link, &data(true, b"x").repeat(65_536), START).1.unwrap();
     let (got, result) = receive(&mut link, &data(false, b"x"), START);

@@ -18,18 +18,20 @@ struct Pair {
     sides: [Side; 2],
     /// Nothing that is sent arrives.
     cut: bool,
+    /// The side that sent FIN: it says nothing more.
+    ended: Option<usize>,
 }
 
 impl Pair {
     fn new(nodes: [LocalNode; 2]) -> Self {
         let side = |node| Side {
-            link: Link::message(Arc::new(node), START),
+            link: Link::message(Arc::new(node), Arc::default(), START),
             wire: Vec::new(),
             got: Vec::new(),
             error: None,
             reading: true,
         };
-        Self { now: START, sides: nodes.map(side), cut: false }
+        Self { now: START, sides: nodes.map(side), cut: false, ended: None }
     }
 
     fn shaken() -> Self {
@@ -45,7 +47,7 @@ impl Pair {
     fn post(&mut self, from: usize, bytes: Vec<u8>) {
         let now = self.now;
         self.sides[from].link.handle_sent(now);
-        if !self.cut {
+        if !self.cut && self.ended != Some(from) {
             self.sides[1 - from].wire.push((self.now + LATENCY, bytes));
         }
     }
@@ -60,6 +62,13 @@ impl Pair {
     fn set_reading(&mut self, at: usize, reading: bool) {
         self.sides[at].reading = reading;
         self.sides[at].link.set_reading(reading, self.now);
+    }
+
+    /// Shuts the sending half of one side down; nothing is on the way.
+    fn end(&mut self, from: usize) {
+        assert!(self.sides[1 - from].wire.is_empty());
+        self.ended = Some(from);
+        self.sides[1 - from].link.handle_eof().unwrap();
     }
 
     /// Does all that is due now, and moves on to the next moment something is. `None`: nothing will be.
@@ -195,6 +204,24 @@ fn a_node_that_pauses_buries_nobody_and_loses_nothing() {
     pair.set_reading(0, true);
     pair.run_for(Duration::from_secs(60));
     assert_eq!((pair.reasons(), &pair.sides[0].got), ([None, None], &vec![Got::Message(b"later".to_vec())]));
+}
+
+#[test]
+fn who_has_sent_fin_is_answered_late_and_takes_nobody_for_dead() {
+    for from in [0, 1] {
+        let mut pair = Pair::shaken();
+        pair.run_for(Duration::from_secs(1));
+        pair.end(from);
+        pair.run_for(Duration::from_secs(3600));
+        pair.send(1 - from, b"the answer");
+        pair.run_for(Duration::from_secs(1));
+        assert_eq!(pair.reasons(), [None, None]);
+        assert_eq!(pair.sides[from].got, [Got::Message(b"the answer".to_vec())]);
+        // It still knows a cut when it sees one.
+        pair.cut = true;
+        pair.run_for(Duration::from_secs(16));
+        assert_eq!(pair.reasons()[from], Some(CloseReason::PeerDead));
+    }
 }
 
 #[test]

@@ -369,6 +369,7 @@ fn leftovers(stats: &Stats) -> Vec<String> {
         ("buffers_lent", stats.buffers_lent),
         ("bytes_queued", stats.bytes_queued),
         ("bytes_held", stats.bytes_held),
+        ("bytes_assembling", stats.bytes_assembling),
         ("stale_completions", stats.stale_completions),
         ("starved", stats.starved),
     ];

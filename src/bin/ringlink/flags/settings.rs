@@ -27,7 +27,7 @@ pub(crate) struct LimitFlags {
     /// How long a closing channel then waits for its peer to close too [default: 1s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     linger_timeout: Option<Duration>,
-    /// Close a channel on which nothing moved for so long; 0s: never [default: 1h].
+    /// Close a channel without a message, in stream mode a byte, for so long; 0s: never [default: 1h].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     idle_timeout: Option<Duration>,
     /// Close a channel whose peer takes nothing for so long; 0s: never [default: 1m].
@@ -48,6 +48,9 @@ pub(crate) struct LimitFlags {
     /// The longest message accepted or sent [default: 16MiB].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_message: Option<usize>,
+    /// The most a loop's channels may hold of messages that are not complete [default: 256MiB].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    assembly_bytes: Option<usize>,
     /// How long a peer's hello may take [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     handshake_timeout: Option<Duration>,
@@ -105,10 +108,11 @@ enum Switch {
 
 impl LimitFlags {
     /// Whether each of the flags was given that mean nothing in stream mode.
-    pub(super) fn of_messages(&self) -> [(bool, &'static str); 8] {
+    pub(super) fn of_messages(&self) -> [(bool, &'static str); 9] {
         [
             (self.max_frame.is_some(), "--max-frame"),
             (self.max_message.is_some(), "--max-message"),
+            (self.assembly_bytes.is_some(), "--assembly-bytes"),
             (self.handshake_timeout.is_some(), "--handshake-timeout"),
             (self.max_control_frames.is_some(), "--max-control-frames"),
             (self.heartbeat.is_some(), "--heartbeat"),
@@ -133,6 +137,9 @@ impl LimitFlags {
         set(&mut limits.lookups, self.lookups);
         set(&mut limits.max_frame, self.max_frame.map(|size| u32::try_from(size).unwrap_or(u32::MAX)));
         set(&mut limits.max_message, self.max_message);
+        // What nobody named has room for two of a larger message.
+        let room = limits.assembly_bytes.max(limits.max_message.saturating_mul(2));
+        limits.assembly_bytes = self.assembly_bytes.unwrap_or(room);
         set(&mut limits.handshake_timeout, self.handshake_timeout);
         set(&mut limits.max_control_frames, self.max_control_frames);
         set(&mut limits.heartbeat, self.heartbeat);
