@@ -245,6 +245,11 @@ impl Core {
         self.take(listener, socket, endpoints)
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn insert(&mut self, channel: Channel) {
         self.channels.insert(channel);
         self.settings.counters.channels.set(self.channels.len() as u64);
@@ -297,14 +302,19 @@ impl Core {
         self.stop_at = Some(at);
         self.timers.insert(at, TimerKey::Stop);
         if first {
-            self.submissions.push_back(Submission::StopListening);
-            self.dialing = None;
-            while let Some(Waiting { socket, endpoints, .. }) = self.waiting.pop_front() {
-                self.refuse(socket, &endpoints.peer);
-            }
+            self.close_door();
             for id in self.channels.ids() {
                 self.fail(id, CloseReason::Shutdown);
             }
+        }
+    }
+
+    /// Nothing is accepted any more, nor dialed by itself; who waits for a channel gets none.
+    pub(crate) fn close_door(&mut self) {
+        self.submissions.push_back(Submission::StopListening);
+        self.dialing = None;
+        while let Some(Waiting { socket, endpoints, .. }) = self.waiting.pop_front() {
+            self.refuse(socket, &endpoints.peer);
         }
     }
 

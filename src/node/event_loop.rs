@@ -225,7 +225,12 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     /// No channel is left without its `on_close`, and no command without an answer.
     pub(crate) fn end(mut self, outcome: Result<(), DriverError>) -> Result<(), NodeError> {
         self.core.stop_at.get_or_insert(self.core.now);
+        // Where the kernel failed nobody has asked for the end, and callbacks would still dial.
+        self.core.handle.shared().set_stopping();
         self.core.close_mailbox();
+        self.core.close_door();
+        // What is accepted must be the driver's again, or nobody closes it.
+        self.flush();
         for id in self.core.channels.ids() {
             let now = self.core.now;
             let mut turn = self.parts();
@@ -235,6 +240,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
             let report = channel.give_up(CloseReason::Internal, now);
             turn.closed(id, &report);
         }
+        debug_assert!(self.core.channels.is_empty(), "nothing comes once the door is closed");
         self.handler.on_stop(&mut Context::new(&mut self.core));
         let loop_index = self.core.index;
         let operations = {
@@ -435,3 +441,6 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
+
+#[cfg(test)]
+mod tests;

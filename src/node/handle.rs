@@ -1,7 +1,6 @@
 //! A node from the outside: commands and questions, from any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -218,7 +217,7 @@ impl Handle {
     /// Ends the node: nothing more is accepted or dialed, what is queued on each channel is sent, for at most `grace`,
     /// then all are closed and the loops end. Zero: at once. Asked again, the earlier end counts.
     pub fn shutdown(&self, grace: Duration) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.set_stopping();
         for port in &self.shared.ports {
             // One that is closed has ended already.
             let _ = port.mailbox.post_always(Command::Shutdown { grace });

@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     /// True when there are persistent peers.
     pub(crate) has_peers: bool,
     /// True from the first request to shut down.
-    pub(crate) stopping: AtomicBool,
+    stopping: AtomicBool,
     next_dial: AtomicUsize,
 }
 
@@ -97,6 +97,11 @@ impl Shared {
     /// The loop of the next dial: each in turn.
     pub(crate) fn next_dial(&self) -> usize {
         self.next_dial.fetch_add(1, Ordering::Relaxed) % self.ports.len()
+    }
+
+    /// From here on nothing is dialed.
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -1,0 +1,102 @@
+//! A loop turned by hand, on the real kernel, with plain sockets at the other end.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::*;
+use crate::addr::Endpoint;
+use crate::channel::Slots;
+use crate::config::Config;
+use crate::driver::Settings;
+use crate::driver::uring::UringDriver;
+use crate::error::DialError;
+use crate::node::handle::Handle;
+use crate::node::mailbox::Mailbox;
+use crate::node::shared::{LoopWaker, Port, Shared};
+use crate::node::start::event_loop;
+use crate::stats::Counters;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A loop that listens, its handle, and where it listens.
+fn listening<H: Handler>(channels: u32, handler: H) -> (EventLoop<UringDriver, H>, Handle, SocketAddr) {
+    let at = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
+    let config = Config { channels, listen: vec![at.clone().into()], ..Config::default() };
+    let counters = Arc::<Counters>::default();
+    let settings = Settings { first_slot: 0, ring: config.ring.clone(), socket: config.socket.clone() };
+    let mut driver = UringDriver::new(settings, Arc::clone(&counters)).unwrap();
+    let local = driver.listen(ListenerId(0), &at, false).unwrap();
+    let port = Port {
+        slots: Slots::new(0, channels),
+        mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
+        counters: Arc::clone(&counters),
+        thread: std::thread::current().id(),
+    };
+    let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.clone(), None, false)));
+    let mut event_loop = event_loop(0, driver, handler, handle.clone(), &config, counters, 0);
+    event_loop.begin();
+    (event_loop, handle, local.socket_addr().unwrap())
+}
+
+/// Turns until it is so.
+#[track_caller]
+fn turn_until<H: Handler>(
+    event_loop: &mut EventLoop<UringDriver, H>,
+    mut is_so: impl FnMut(&EventLoop<UringDriver, H>) -> bool,
+) {
+    // What nothing else wakes the loop for is looked at again.
+    let deadline = event_loop.driver.now() + PATIENCE;
+    event_loop.core.timers.insert(deadline, TimerKey::User(0));
+    while !is_so(event_loop) {
+        assert!(event_loop.driver.now() < deadline, "it never is");
+        assert!(event_loop.turn().unwrap().is_continue(), "nobody shuts it down");
+    }
+}
+
+fn is_reset(end: &io::Result<usize>) -> bool {
+    end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+/// Dials whenever something closes.
+struct Redialer {
+    to: Endpoint,
+    closed: Rc<RefCell<Vec<(ChannelId, Result<ChannelId, DialError>)>>>,
+}
+
+impl Handler for Redialer {
+    fn on_close(&mut self, cx: &mut Context<'_>, channel: ChannelId, _: &CloseReport) {
+        self.closed.borrow_mut().push((channel, cx.dial(self.to.clone())));
+    }
+}
+
+#[test]
+fn a_loop_that_the_kernel_fails_leaves_no_connection_and_no_channel_behind() {
+    let closed = Rc::default();
+    let to = Endpoint::Tcp(([127, 0, 0, 1], 9).into());
+    let (mut event_loop, handle, address) = listening(1, Redialer { to, closed: Rc::clone(&closed) });
+    let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // One has the only channel; the others wait for one.
+    turn_until(&mut event_loop, |it| it.core.waiting_count() == 2);
+    // One of them gets it in the turn that fails: the driver has not heard of its channel.
+    let first = event_loop.core.channels.ids()[0];
+    event_loop.core.channels.touch(first).unwrap().abort();
+    turn_until(&mut event_loop, |it| it.core.waiting_count() == 1);
+
+    let error = DriverError::Kernel { doing: "test", error: io::Error::other("wanted by the test") };
+    let outcome = event_loop.end(Err(error));
+    assert!(matches!(outcome, Err(NodeError::Driver { .. })), "{outcome:?}");
+    let [(one, ref early), (other, ref late)] = closed.borrow()[..] else { panic!("{closed:?}") };
+    assert!(one == first && other != first);
+    assert_eq!(*late, Err(DialError::Stopped));
+    assert!(matches!(early, Err(DialError::TableFull { .. })), "{early:?}");
+    assert_eq!(handle.shared().ports[0].slots.live_count(), 0);
+    for mut client in clients {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As a whole: a single read may be interrupted by what the ring leaves behind.
+        let end = client.read_to_end(&mut Vec::new());
+        assert!(end.as_ref().is_ok_and(|len| *len == 0) || is_reset(&end), "{end:?}");
+    }
+}
