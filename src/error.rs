@@ -301,6 +301,14 @@ pub enum StartError {
     /// The caller's closure that makes a loop's handler panicked.
     #[error("making the handler of loop {0} panicked")]
     Handler(usize),
+    /// Making a loop's driver panicked: a fault of ringlink.
+    #[error("making the driver of loop {loop_index} panicked: {message}")]
+    Panicked {
+        /// Which loop.
+        loop_index: usize,
+        /// The panic's message.
+        message: String,
+    },
 }
 
 /// What the driver cannot get over.

@@ -193,7 +193,12 @@ fn recruit<D: Driver + 'static, H: Handler>(
     };
     let thread =
         thread::Builder::new().name(format!("ringlink-{index}")).spawn(body).map_err(StartError::Thread)?;
-    let waker = made.recv().map_err(|_| StartError::Handler(index))??;
+    let Ok(waker) = made.recv() else {
+        let payload = thread.join().expect_err("only a panic hangs up without a word");
+        let message = panic_message(&*payload).to_owned();
+        return Err(StartError::Panicked { loop_index: index, message });
+    };
+    let waker = waker?;
     let mailbox = Mailbox::new(waker, &config.limits, Arc::clone(&counters));
     let port = Port { slots, mailbox, counters, thread: thread.thread().id() };
     Ok((Recruit { orders, listening, running, thread }, port))
@@ -350,4 +355,20 @@ fn resolve(address: &Address) -> io::Result<Endpoint> {
     let Address::Host(host, port) = address else { unreachable!("a path needs no look-up") };
     let first = (host.as_str(), *port).to_socket_addrs()?.next();
     first.map(Endpoint::Tcp).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Deaf;
+
+    impl Handler for Deaf {}
+
+    #[test]
+    fn a_panic_that_makes_no_driver_is_not_blamed_on_the_handler() {
+        let make: MakeDriver<UringDriver> = |_, _| panic!("wanted by the test");
+        let error = start_on(make, Config::default(), |_| Deaf).unwrap_err();
+        assert_eq!(error.to_string(), "making the driver of loop 0 panicked: wanted by the test");
+    }
 }

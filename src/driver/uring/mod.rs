@@ -95,7 +95,7 @@ impl UringDriver<HostKernel> {
     pub(crate) fn new(settings: Settings, counters: Arc<Counters>) -> Result<Self, DriverError> {
         let kernel = setup::host_kernel(&settings.ring)?;
         let mut driver = Self::on(kernel, settings, counters)?;
-        setup::self_test(&mut driver.kernel, &mut driver.buffers)?;
+        driver.self_test()?;
         Ok(driver)
     }
 }
