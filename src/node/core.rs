@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) settings: Rc<Settings>,
     /// For the driver, beside what the channels themselves want.
     pub(crate) submissions: VecDeque<Submission>,
+    /// Those that have not failed.
+    pub(crate) listeners: Vec<ListenerId>,
     waiting: VecDeque<Waiting>,
     /// False while all channels are in use.
     accepting: bool,
@@ -110,6 +112,7 @@ impl Core {
             armed: Vec::new(),
             settings: Rc::new(settings),
             submissions: VecDeque::new(),
+            listeners: Vec::new(),
             waiting: VecDeque::new(),
             accepting: true,
             slots_changed: false,

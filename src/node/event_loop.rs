@@ -30,8 +30,6 @@ pub(crate) struct Pace {
     pub(crate) completion_budget: u32,
     /// How long the loop looks again and again, without sleeping, after something came: see [`Spin`].
     pub(crate) busy_poll: Duration,
-    /// How many listeners there are.
-    pub(crate) listeners: u32,
 }
 
 #[derive(Debug)]
@@ -186,8 +184,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     }
 
     fn for_each_listener(&mut self, callback: impl Fn(&mut H, &mut Context<'_>, usize)) {
-        for listener in 0..self.pace.listeners as usize {
-            self.call(|handler, cx| callback(handler, cx, listener));
+        for place in 0..self.core.listeners.len() {
+            let ListenerId(listener) = self.core.listeners[place];
+            self.call(|handler, cx| callback(handler, cx, listener as usize));
         }
     }
 
@@ -298,6 +297,7 @@ impl<'a, H: Handler> Turn<'a, H> {
             }
             Completion::ListenFailed { listener, errno } => {
                 tracing::error!(listener = listener.0, %errno, "a listener failed and is closed");
+                self.core.listeners.retain(|other| *other != listener);
                 drop(self.call(|handler, cx| handler.on_accept_paused(cx, listener.0 as usize, Some(errno))));
             }
             Completion::Woken => {}

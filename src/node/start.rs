@@ -253,13 +253,10 @@ pub(crate) fn event_loop<D: Driver, H: Handler>(
         piece: config.ring.receive_buffer_size as usize,
         mode: config.mode,
     };
-    let pace = Pace {
-        completion_budget: config.ring.completion_budget,
-        busy_poll: config.busy_poll,
-        listeners: u32::try_from(config.listen.len()).unwrap_or(u32::MAX),
-    };
+    let pace = Pace { completion_budget: config.ring.completion_budget, busy_poll: config.busy_poll };
     let now = driver.now();
     let mut core = Core::new(index, handle, settings, now);
+    core.listeners = (0..).map(ListenerId).take(config.listen.len()).collect();
     if index == DIALING_LOOP {
         let max_in_flight = config.limits.dials_in_flight;
         core.dialing = Some(Dialing::new(config.peers.clone(), max_in_flight, seed, now));

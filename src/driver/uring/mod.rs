@@ -270,6 +270,13 @@ impl<K: Kernel> UringDriver<K> {
         }
     }
 
+    /// As `ss --kill` does.
+    #[cfg(test)]
+    pub(crate) fn kill_listener(&mut self, ListenerId(listener): ListenerId) {
+        let fd = self.acceptors[listener as usize].as_ref().expect("it listens").fd;
+        self.kernel.shutdown(fd, Shutdown::Both).expect("it listens");
+    }
+
     fn stop_listening(&mut self) {
         for slot in 0..self.acceptors.len() as u32 {
             if let Some(acceptor) = &mut self.acceptors[slot as usize] {

@@ -10,7 +10,7 @@ use super::*;
 use crate::addr::Endpoint;
 use crate::channel::Slots;
 use crate::config::Config;
-use crate::driver::Settings;
+use crate::driver::{Settings, Waker};
 use crate::driver::uring::UringDriver;
 use crate::error::DialError;
 use crate::node::handle::Handle;
@@ -47,11 +47,11 @@ fn turn_until<H: Handler>(
     event_loop: &mut EventLoop<UringDriver, H>,
     mut is_so: impl FnMut(&EventLoop<UringDriver, H>) -> bool,
 ) {
-    // What nothing else wakes the loop for is looked at again.
     let deadline = event_loop.driver.now() + PATIENCE;
-    event_loop.core.timers.insert(deadline, TimerKey::User(0));
     while !is_so(event_loop) {
         assert!(event_loop.driver.now() < deadline, "it never is");
+        // A turn ends by waiting, and it may be so before that.
+        event_loop.driver.waker().wake();
         assert!(event_loop.turn().unwrap().is_continue(), "nobody shuts it down");
     }
 }
@@ -99,4 +99,32 @@ fn a_loop_that_the_kernel_fails_leaves_no_connection_and_no_channel_behind() {
         let end = client.read_to_end(&mut Vec::new());
         assert!(end.as_ref().is_ok_and(|len| *len == 0) || is_reset(&end), "{end:?}");
     }
+}
+
+/// Writes down what is told of listeners.
+struct Doorkeeper(Rc<RefCell<Vec<(usize, Option<Option<Errno>>)>>>);
+
+impl Handler for Doorkeeper {
+    fn on_accept_paused(&mut self, _: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
+        self.0.borrow_mut().push((listener, Some(errno)));
+    }
+
+    fn on_accept_resumed(&mut self, _: &mut Context<'_>, listener: usize) {
+        self.0.borrow_mut().push((listener, None));
+    }
+}
+
+#[test]
+fn nothing_is_told_of_a_listener_after_it_failed() {
+    let told = Rc::default();
+    let (mut event_loop, _, address) = listening(1, Doorkeeper(Rc::clone(&told)));
+    event_loop.core.listeners.push(ListenerId(1));
+    let errno = Errno(libc::EINVAL);
+    event_loop.parts().complete(Completion::ListenFailed { listener: ListenerId(1), errno });
+    let client = TcpStream::connect(address).unwrap();
+    turn_until(&mut event_loop, |_| told.borrow().len() == 2);
+    drop(client);
+    turn_until(&mut event_loop, |_| told.borrow().len() == 3);
+    assert_eq!(*told.borrow(), [(1, Some(Some(errno))), (0, Some(None)), (0, None)]);
+    event_loop.end(Ok(())).unwrap();
 }
