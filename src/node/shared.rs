@@ -99,9 +99,10 @@ impl Shared {
         self.next_dial.fetch_add(1, Ordering::Relaxed) % self.ports.len()
     }
 
-    /// From here on nothing is dialed.
+    /// From here on nothing is dialed, and no name is looked up: who waits for one would keep all of this alive.
     pub(crate) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.names.close();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -125,6 +126,15 @@ pub(crate) fn split_slots(first: u32, count: u32, loops: usize) -> Vec<(u32, u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_stops_looks_up_no_name() {
+        let shared = Shared::new(Vec::new(), Limits::default(), None, false);
+        shared.set_stopping();
+        let (sender, answer) = std::sync::mpsc::channel();
+        shared.names.lookup("localhost".into(), 7, move |found| drop(sender.send(found))).unwrap();
+        assert!(answer.recv().is_err(), "the reply is dropped, not called");
+    }
 
     #[test]
     fn slots_are_split_without_gap_or_overlap() {
