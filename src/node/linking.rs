@@ -100,7 +100,9 @@ impl Core {
             }
             None => tracing::debug!(channel = %id, ?direction, peer, "opened"),
         }
-        self.tell_dialing(Note::Opened { channel: id, node });
+        if self.concerns_dialing(direction, node) {
+            self.tell_dialing(Note::Opened { channel: id, node });
+        }
         if !is_admitted {
             self.tell_peers(|peers| peers.handle_opened(id));
         }
@@ -145,7 +147,9 @@ impl Core {
             closed_at,
             closed_mono: self.now,
         });
-        self.tell_dialing(Note::Closed { channel: id, node, report: Box::new(report.clone()) });
+        if self.concerns_dialing(direction, node) {
+            self.tell_dialing(Note::Closed { channel: id, node, report: Box::new(report.clone()) });
+        }
     }
 
     // What is to be done with links to one node.
@@ -180,9 +184,8 @@ impl Core {
     }
 
     pub(crate) fn act_on(&mut self, id: ChannelId, action: Action) {
-        let counters = std::rc::Rc::clone(&self.settings);
-        let counters = &counters.counters;
-        let Some((channel, _)) = self.touch(id) else { return };
+        let Some(channel) = self.channels.touch(id) else { return };
+        let counters = &self.settings.counters;
         match action {
             Action::Open => {
                 channel.admit();
@@ -209,10 +212,15 @@ impl Core {
 
     // Persistent peers.
 
-    /// Tells the loop that dials, if there is anything to dial.
+    /// Whether the loop that dials is to hear of a channel. Not of strangers, or its mail would grow as fast as they
+    /// come and go.
+    fn concerns_dialing(&self, direction: Direction, node: Option<NodeId>) -> bool {
+        let Some(sought) = &self.handle.shared().sought else { return false };
+        direction == Direction::Dialed || node.is_some_and(|node| lock(sought).contains(&node))
+    }
+
     fn tell_dialing(&mut self, note: Note) {
-        if !self.handle.shared().has_peers {
-        } else if self.index == DIALING_LOOP {
+        if self.index == DIALING_LOOP {
             self.note(note);
         } else {
             // A loop that has ended dials nobody.

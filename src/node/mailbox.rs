@@ -201,8 +201,8 @@ impl<W: Waker> Mailbox<W> {
         Ok(())
     }
 
-    /// Posts past the bounds: for the few commands that may not get lost, [`Command::Shutdown`] and
-    /// [`Command::Resolved`]. The only error is [`PostError::Closed`].
+    /// Posts past the bounds: for the few commands that may not get lost, [`Command::Shutdown`], [`Command::Resolved`],
+    /// [`Command::Act`] and [`Command::Note`]. The only error is [`PostError::Closed`].
     pub(crate) fn post_always(&self, command: Command) -> Result<(), PostError> {
         let shared_bytes = shared_bytes(&command);
         let queue = self.lock();

@@ -10,6 +10,7 @@ use crate::driver::Waker;
 use crate::id::ChannelId;
 use crate::link::LocalNode;
 use crate::node::admission::PerIp;
+use crate::node::dialing::Sought;
 use crate::node::history::History;
 use crate::node::mailbox::Mailbox;
 use crate::node::names::Names;
@@ -58,8 +59,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Option<Mutex<Peers>>,
     pub(crate) per_ip: Mutex<PerIp>,
     pub(crate) history: Mutex<History>,
-    /// True when there are persistent peers.
-    pub(crate) has_peers: bool,
+    /// Where there are persistent peers: who they are.
+    pub(crate) sought: Option<Arc<Sought>>,
     /// True from the first request to shut down.
     stopping: AtomicBool,
     next_dial: AtomicUsize,
@@ -79,7 +80,7 @@ impl Shared {
             peers: local_node.as_ref().map(|local| Mutex::new(Peers::new(local.node_id))),
             per_ip: Mutex::default(),
             history: Mutex::default(),
-            has_peers,
+            sought: has_peers.then(Arc::default),
             local_node: local_node.map(Arc::new),
             names,
             stopping: AtomicBool::new(false),

@@ -257,9 +257,11 @@ pub(crate) fn event_loop<D: Driver, H: Handler>(
     let now = driver.now();
     let mut core = Core::new(index, handle, settings, now);
     core.listeners = (0..).map(ListenerId).take(config.listen.len()).collect();
-    if index == DIALING_LOOP {
+    if index == DIALING_LOOP
+        && let Some(sought) = core.handle.shared().sought.clone()
+    {
         let max_in_flight = config.limits.dials_in_flight;
-        core.dialing = Some(Dialing::new(config.peers.clone(), max_in_flight, seed, now));
+        core.dialing = Some(Dialing::new(config.peers.clone(), max_in_flight, sought, seed, now));
     }
     EventLoop::new(driver, handler, core, pace)
 }

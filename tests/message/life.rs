@@ -74,6 +74,53 @@ fn a_peer_that_comes_back_is_linked_again_without_a_hand() {
 }
 
 #[test]
+fn a_peer_that_linked_by_itself_to_another_loop_is_missed_when_it_goes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::from(listener.local_addr().unwrap());
+    let bed = Bed::start(|builder| builder.loops(2).peer(address));
+    let accepted_elsewhere = || bed.handle.loop_stats()[1].accepted;
+    let (link, linked) = loop {
+        let before = accepted_elsewhere();
+        let link = Foreign::link(bed.address(), 7, 1);
+        let (linked, _) = bed.opened();
+        if accepted_elsewhere() > before {
+            break (link, linked);
+        }
+        link.stream.shutdown(Shutdown::Both).unwrap();
+        bed.closed();
+    };
+    // Where it is dialed it says who it is, and goes: it is linked all the same.
+    let dialed = Foreign::answer(&listener, 7, 1);
+    dialed.stream.shutdown(Shutdown::Write).unwrap();
+    assert_ne!(bed.closed().0, linked);
+    link.stream.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(bed.closed().0, linked);
+    listener.set_nonblocking(true).unwrap();
+    eventually("the next dial", || listener.accept().is_ok());
+}
+
+#[test]
+fn the_loop_that_dials_hears_nothing_of_strangers() {
+    let peer = Bed::start(|builder| builder);
+    let address = Address::from(peer.address());
+    let bed = Bed::start(|builder| builder.loops(2).peer(address));
+    bed.opened();
+    let commands = || {
+        // Mail is obeyed in its order: what was posted before this is counted.
+        bed.handle.channels().unwrap();
+        bed.handle.loop_stats()[0].commands
+    };
+    let before = commands();
+    for stranger in 10..50 {
+        let link = Foreign::link(bed.address(), stranger, 1);
+        bed.opened();
+        link.stream.shutdown(Shutdown::Both).unwrap();
+        bed.closed();
+    }
+    assert_eq!(commands(), before + 1);
+}
+
+#[test]
 fn nodes_that_keep_up_a_link_to_each_other_have_one() {
     let addresses = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let start = |me: usize| {
