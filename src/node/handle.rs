@@ -54,15 +54,11 @@ impl Handle {
             return Err(DialError::Stopped);
         }
         let port = &self.shared.ports[loop_index];
-        let channel = port.slots.allocate().ok_or(DialError::TableFull { size: port.slots.count() })?;
-        port.mailbox.post(Command::Dial { channel, address }).map_err(|error| {
-            port.slots.free(channel);
-            match error {
-                PostError::Full => DialError::Busy,
-                PostError::Closed => DialError::Stopped,
-            }
-        })?;
-        Ok(channel)
+        // A slot that was taken and given back would leave the loop with the thought that all are in use.
+        port.mailbox.post_made(|| {
+            let channel = port.slots.allocate().ok_or(DialError::TableFull { size: port.slots.count() })?;
+            Ok((Command::Dial { channel, address }, channel))
+        })
     }
 
     /// Sends bytes, in message mode one message, after everything sent before through this handle. They are copied.
@@ -238,6 +234,15 @@ impl Handle {
             result = result.and(port.mailbox.post(command()).map_err(CommandError::from));
         }
         result
+    }
+}
+
+impl From<PostError> for DialError {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Full => Self::Busy,
+            PostError::Closed => Self::Stopped,
+        }
     }
 }
 

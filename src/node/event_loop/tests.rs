@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::addr::Endpoint;
 use crate::channel::Slots;
@@ -126,5 +128,17 @@ fn nothing_is_told_of_a_listener_after_it_failed() {
     drop(client);
     turn_until(&mut event_loop, |_| told.borrow().len() == 3);
     assert_eq!(*told.borrow(), [(1, Some(Some(errno))), (0, Some(None)), (0, None)]);
+    event_loop.end(Ok(())).unwrap();
+}
+
+#[test]
+fn a_dial_that_finds_the_mailbox_full_takes_no_slot() {
+    let (mut event_loop, handle, address) = listening(1, Doorkeeper(Rc::default()));
+    while handle.broadcast(&Bytes::new()).is_ok() {}
+    let address = Endpoint::Tcp(address);
+    assert_eq!(handle.dial(address.clone()), Err(DialError::Busy));
+    event_loop.core.obey();
+    let channel = handle.dial(address).unwrap();
+    assert_eq!(channel.generation(), 1, "its slot was never given out before");
     event_loop.end(Ok(())).unwrap();
 }
