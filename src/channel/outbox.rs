@@ -14,9 +14,6 @@ pub(crate) const SHARED_MIN: usize = 4 << 10;
 /// a segment, above it the chunks of many outboxes fall out of the cache.
 const COMMON_MIN: usize = 512;
 
-/// Most segments of a batch: what a driver keeps its vectors for.
-pub(crate) const MAX_SEGMENTS: usize = 64;
-
 /// Invariant: `queued = waiting + in_flight`; what waits is not empty; `in_flight > 0` exactly while a batch is out.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -184,6 +181,7 @@ mod tests {
 
     use super::super::chunks::CHUNK;
     use super::*;
+    use crate::driver::batch::MAX_SEGMENTS;
 
     #[derive(Clone, Debug)]
     enum Step {
