@@ -185,11 +185,10 @@ impl Core {
             let _ =
                 handle.shared().ports[index].mailbox.post_always(Command::Resolved { channel, endpoints });
         };
-        if self.handle.shared().names.lookup(host, port, reply).is_err() {
-            let why = "too many names are being looked up; raise lookups".to_owned();
-            if let Some((found, _)) = self.touch(channel) {
-                found.resolved(Err(why));
-            }
+        if let Err(busy) = self.handle.shared().names.lookup(host, port, reply)
+            && let Some((found, _)) = self.touch(channel)
+        {
+            found.fail(CloseReason::Limit, ClosedBy::Us, Some(busy.to_string().into()));
         }
     }
 

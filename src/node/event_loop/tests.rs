@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::addr::Endpoint;
+use crate::addr::{Address, Endpoint};
 use crate::channel::Slots;
 use crate::config::Config;
 use crate::driver::uring::UringDriver;
@@ -23,16 +23,20 @@ use crate::stats::Counters;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+fn one_channel() -> Config {
+    Config { channels: 1, ..Config::default() }
+}
+
 /// A loop that listens, its handle, and where it listens.
-fn listening<H: Handler>(channels: u32, handler: H) -> (EventLoop<UringDriver, H>, Handle, SocketAddr) {
+fn listening<H: Handler>(config: Config, handler: H) -> (EventLoop<UringDriver, H>, Handle, SocketAddr) {
     let at = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
-    let config = Config { channels, listen: vec![at.clone().into()], ..Config::default() };
+    let config = Config { listen: vec![at.clone().into()], ..config };
     let counters = Arc::<Counters>::default();
     let settings = Settings { first_slot: 0, ring: config.ring.clone(), socket: config.socket.clone() };
     let mut driver = UringDriver::new(settings, Arc::clone(&counters)).unwrap();
     let local = driver.listen(ListenerId(0), &at, false).unwrap();
     let port = Port {
-        slots: Slots::new(0, channels),
+        slots: Slots::new(0, config.channels),
         mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
         counters: Arc::clone(&counters),
         thread: std::thread::current().id(),
@@ -78,7 +82,8 @@ impl Handler for Redialer {
 fn a_loop_that_the_kernel_fails_leaves_no_connection_and_no_channel_behind() {
     let closed = Rc::default();
     let to = Endpoint::Tcp(([127, 0, 0, 1], 9).into());
-    let (mut event_loop, handle, address) = listening(1, Redialer { to, closed: Rc::clone(&closed) });
+    let (mut event_loop, handle, address) =
+        listening(one_channel(), Redialer { to, closed: Rc::clone(&closed) });
     let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
     // One has the only channel; the others wait for one.
     turn_until(&mut event_loop, |it| it.core.waiting_count() == 2);
@@ -119,7 +124,7 @@ impl Handler for Doorkeeper {
 #[test]
 fn nothing_is_told_of_a_listener_after_it_failed() {
     let told = Rc::default();
-    let (mut event_loop, _, address) = listening(1, Doorkeeper(Rc::clone(&told)));
+    let (mut event_loop, _, address) = listening(one_channel(), Doorkeeper(Rc::clone(&told)));
     event_loop.core.listeners.push(ListenerId(1));
     let errno = Errno(libc::EINVAL);
     event_loop.parts().complete(Completion::ListenFailed { listener: ListenerId(1), errno });
@@ -133,12 +138,34 @@ fn nothing_is_told_of_a_listener_after_it_failed() {
 
 #[test]
 fn a_dial_that_finds_the_mailbox_full_takes_no_slot() {
-    let (mut event_loop, handle, address) = listening(1, Doorkeeper(Rc::default()));
+    let (mut event_loop, handle, address) = listening(one_channel(), Doorkeeper(Rc::default()));
     while handle.broadcast(&Bytes::new()).is_ok() {}
     let address = Endpoint::Tcp(address);
     assert_eq!(handle.dial(address.clone()), Err(DialError::Busy));
     event_loop.core.obey();
     let channel = handle.dial(address).unwrap();
     assert_eq!(channel.generation(), 1, "its slot was never given out before");
+    event_loop.end(Ok(())).unwrap();
+}
+
+/// Keeps the reports.
+struct Registrar(Rc<RefCell<Vec<CloseReport>>>);
+
+impl Handler for Registrar {
+    fn on_close(&mut self, _: &mut Context<'_>, _: ChannelId, report: &CloseReport) {
+        self.0.borrow_mut().push(report.clone());
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_for_want_of_lookups_is_not_one_that_was_not_found() {
+    let reports = Rc::default();
+    let mut config = one_channel();
+    config.limits.lookups = 0;
+    let (mut event_loop, handle, _) = listening(config, Registrar(Rc::clone(&reports)));
+    handle.dial("localhost:9".parse::<Address>().unwrap()).unwrap();
+    turn_until(&mut event_loop, |_| !reports.borrow().is_empty());
+    let report = reports.borrow()[0].to_string();
+    assert_eq!(report, "limit by us: too many names are being looked up; try again, or raise lookups");
     event_loop.end(Ok(())).unwrap();
 }
