@@ -15,7 +15,7 @@ use crate::driver::{Accepted, Batch, ListenerId, Submission};
 use crate::error::{CloseReason, ClosedBy, DialError, Errno, SendError};
 use crate::id::ChannelId;
 use crate::link::Link;
-use crate::node::admission::{Rarely, Strangers};
+use crate::node::admission::{Said, Strangers};
 use crate::node::command::Command;
 use crate::node::dialing::Dialing;
 use crate::node::handle::Handle;
@@ -84,8 +84,7 @@ pub(crate) struct Core {
     mail: Mail,
     /// Accepted, and without a hello.
     pub(crate) strangers: Strangers,
-    pub(crate) said_evicted: Rarely,
-    pub(crate) said_per_ip: Rarely,
+    pub(crate) said: Said,
     /// Channels that the program is to hear of now, before the one in whose place they come is gone.
     pub(crate) admitted: Vec<ChannelId>,
     /// Of the one loop that dials the persistent peers.
@@ -99,8 +98,7 @@ impl Core {
         let pending = settings.limits.pending_handshakes;
         Self {
             strangers: Strangers::new(pending, handle.shared().ports.len(), slots.count()),
-            said_evicted: Rarely::default(),
-            said_per_ip: Rarely::default(),
+            said: Said::default(),
             admitted: Vec::new(),
             dialing: None,
             dial_timer: None,
