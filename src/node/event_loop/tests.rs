@@ -23,6 +23,9 @@ use crate::stats::Counters;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What callbacks have told.
+type Journal<T> = Rc<RefCell<Vec<T>>>;
+
 fn one_channel() -> Config {
     Config { channels: 1, ..Config::default() }
 }
@@ -69,7 +72,7 @@ fn is_reset(end: &io::Result<usize>) -> bool {
 /// Dials whenever something closes.
 struct Redialer {
     to: Endpoint,
-    closed: Rc<RefCell<Vec<(ChannelId, Result<ChannelId, DialError>)>>>,
+    closed: Journal<(ChannelId, Result<ChannelId, DialError>)>,
 }
 
 impl Handler for Redialer {
@@ -109,7 +112,7 @@ fn a_loop_that_the_kernel_fails_leaves_no_connection_and_no_channel_behind() {
 }
 
 /// Writes down what is told of listeners.
-struct Doorkeeper(Rc<RefCell<Vec<(usize, Option<Option<Errno>>)>>>);
+struct Doorkeeper(Journal<(usize, Option<Option<Errno>>)>);
 
 impl Handler for Doorkeeper {
     fn on_accept_paused(&mut self, _: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
@@ -149,7 +152,7 @@ fn a_dial_that_finds_the_mailbox_full_takes_no_slot() {
 }
 
 /// Keeps the reports.
-struct Registrar(Rc<RefCell<Vec<CloseReport>>>);
+struct Registrar(Journal<CloseReport>);
 
 impl Handler for Registrar {
     fn on_close(&mut self, _: &mut Context<'_>, _: ChannelId, report: &CloseReport) {
