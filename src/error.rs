@@ -53,10 +53,10 @@ close_reasons! {
     Checksum = 10, "checksum", "a frame header's check byte was wrong";
     MessageTooBig = 11, "message-too-big", "a message was longer than max_message";
     Flood = 12, "flood", "more control frames a second than max_control_frames";
-    SlowPeer = 13, "slow-peer", "the peer took nothing for longer than write_timeout";
+    SlowPeer = 13, "slow-peer", "the peer took less than one send within write_timeout";
     IdleTimeout = 14, "idle-timeout", "no message, in stream mode no byte, was sent or received for longer than idle_timeout";
     HandshakeTimeout = 15, "handshake-timeout", "no hello within handshake_timeout";
-    Limit = 16, "limit", "a limit on channels, pending handshakes or memory was reached";
+    Limit = 16, "limit", "a limit on channels, pending handshakes, lookups or memory was reached";
     Internal = 20, "internal", "the handler of this channel panicked, or the node failed";
     PeerDead = 21, "peer-dead", "nothing was received for longer than dead_after";
     Replaced = 22, "replaced", "the peer was restarted and linked anew";
@@ -302,6 +302,14 @@ pub enum StartError {
     /// The caller's closure that makes a loop's handler panicked.
     #[error("making the handler of loop {0} panicked")]
     Handler(usize),
+    /// Making a loop's driver panicked: a fault of ringlink.
+    #[error("making the driver of loop {loop_index} panicked: {message}")]
+    Panicked {
+        /// Which loop.
+        loop_index: usize,
+        /// The panic's message.
+        message: String,
+    },
 }
 
 /// What the driver cannot get over.

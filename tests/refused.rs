@@ -89,6 +89,7 @@ fn a_ring_that_cannot_be_entered_is_refused_as_well() {
     let (code, text) = end(ringlink("run --listen 127.0.0.1:0 --driver uring", enter));
     assert_eq!(code, Some(4), "{text}");
     says(&text, &["io_uring is forbidden", "seccomp-io_uring.json"]);
+    assert!(!text.contains("stays allocated"), "{text}");
     let (code, text) = end(ringlink("run --listen 127.0.0.1:0", enter));
     assert_eq!(code, Some(4), "{text}");
     says(&text, &["can be set up here, and does not work", "io_uring_enter"]);

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::outbox::{MAX_SEGMENTS, Outbox};
+use super::outbox::Outbox;
 use super::{Channel, ChannelTable, ChunkPool, Settings};
 use crate::addr::{Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::config::{Limits, Mode};
+use crate::driver::batch::MAX_SEGMENTS;
 use crate::driver::{Accepted, ListenerId};
 use crate::id::ChannelId;
 use crate::link::Link;

@@ -15,9 +15,6 @@ pub(crate) const SHARED_MIN: usize = 4 << 10;
 /// a segment, above it the chunks of many outboxes fall out of the cache.
 const COMMON_MIN: usize = 512;
 
-/// Most segments of a batch: what a driver keeps its vectors for.
-pub(crate) const MAX_SEGMENTS: usize = 64;
-
 /// How much an outbox takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -211,6 +208,7 @@ mod tests {
 
     use super::super::chunks::CHUNK;
     use super::*;
+    use crate::driver::batch::MAX_SEGMENTS;
 
     #[derive(Clone, Debug)]
     enum Step {

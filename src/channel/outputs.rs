@@ -2,10 +2,10 @@
 
 use super::dial::Attempt;
 use super::lifecycle::{Ending, PauseReasons};
-use super::outbox::MAX_SEGMENTS;
 use super::{Channel, ChunkPool, Inbound, Phase};
 use crate::clock::Mono;
 use crate::driver::Submission;
+use crate::driver::batch::MAX_SEGMENTS;
 use crate::error::{CloseReason, ClosedBy};
 
 impl Channel {

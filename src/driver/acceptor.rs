@@ -35,7 +35,7 @@ pub(crate) enum AcceptEnd<A> {
     Accepted(A),
     /// The first lack of descriptors or memory of an episode.
     Paused(Errno),
-    /// The listener is of no use any more.
+    /// The listener is of no use any more: it is to be closed.
     Failed(Errno),
     Nothing,
 }
@@ -68,7 +68,7 @@ impl<F> Acceptor<F> {
     }
 
     pub(crate) fn want_accepting(&mut self, accepting: bool) {
-        self.wants_accepting = accepting;
+        self.wants_accepting = accepting && !self.closing;
     }
 
     pub(crate) fn close(&mut self) {
@@ -137,7 +137,7 @@ impl<F> Acceptor<F> {
         match errno.0 {
             libc::EINVAL | libc::EBADF | libc::ENOTSOCK if self.closing => AcceptEnd::Nothing,
             libc::EINVAL | libc::EBADF | libc::ENOTSOCK => {
-                self.wants_accepting = false;
+                self.close();
                 AcceptEnd::Failed(errno)
             }
             // The one who knocked is gone, or the network had a fault on his way: not the listener's affair.
@@ -240,12 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_listener_is_given_up() {
+    fn a_dead_listener_is_closed_and_never_armed_again() {
         let mut acceptor = armed();
         assert_eq!(
             acceptor.handle_accept(refused(libc::ENOTSOCK), false, NOW),
             AcceptEnd::Failed(Errno(libc::ENOTSOCK))
         );
+        assert!(acceptor.is_closable());
+        acceptor.want_accepting(true);
         assert_eq!(acceptor.next_op(NOW), None);
     }
 

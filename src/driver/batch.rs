@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+/// Most segments a channel puts into a batch, so that it can be one operation; the kernel's own bound is 1024.
+pub(crate) const MAX_SEGMENTS: usize = 64;
+
 /// A contiguous piece of a batch.
 #[derive(Debug)]
 pub(crate) enum Segment {

@@ -275,3 +275,30 @@ promise!(who_knocks_while_accepting_is_paused_or_stopped_is_accepted_later_or_ne
     assert_eq!(TcpStream::connect(to).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     rig.finish();
 });
+
+fn a_listener_that_fails_is_closed_for_good<D: Driver>(make: Make<D>, kill: fn(&mut D, ListenerId)) {
+    let mut rig = rig(make, |_| {});
+    rig.listen();
+    rig.driver.turn(Wait::Not).unwrap();
+    kill(&mut rig.driver, ListenerId(0));
+    rig.until("listen failed");
+    rig.driver.submit(Submission::PauseAccepting);
+    rig.driver.submit(Submission::ResumeAccepting);
+    // Its place is free, and who comes to the next is accepted before it could fail again.
+    let to = rig.listen();
+    let _peer = TcpStream::connect(to).unwrap();
+    rig.until("accepted");
+    assert_eq!(rig.log.iter().filter(|line| *line == "listen failed").count(), 1, "{:?}", rig.log);
+    rig.finish();
+}
+
+#[test]
+fn a_listener_of_uring_that_fails_is_closed_for_good() {
+    a_listener_that_fails_is_closed_for_good(UringDriver::new, UringDriver::kill_listener);
+}
+
+#[cfg(feature = "tokio-uring")]
+#[test]
+fn a_listener_of_tokio_uring_that_fails_is_closed_for_good() {
+    a_listener_that_fails_is_closed_for_good(TokioUringDriver::new, TokioUringDriver::kill_listener);
+}

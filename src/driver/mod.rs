@@ -157,7 +157,7 @@ pub(crate) enum Completion<'a> {
     AcceptResumed {
         listener: ListenerId,
     },
-    /// A listener failed for good and is closed.
+    /// A listener failed for good and is closed: nothing more is heard of it.
     ListenFailed {
         listener: ListenerId,
         errno: Errno,

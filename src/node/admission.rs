@@ -103,6 +103,17 @@ impl Rarely {
     }
 }
 
+/// What strangers could fill the log with.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) evicted: Rarely,
+    pub(crate) per_ip: Rarely,
+    pub(crate) linked: Rarely,
+    pub(crate) closed: Rarely,
+    pub(crate) replaced: Rarely,
+    pub(crate) refused_takeover: Rarely,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

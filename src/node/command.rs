@@ -17,7 +17,7 @@ use crate::node::mailbox::{Mail, Payloads};
 use crate::node::peers::Action;
 
 /// Commands between two looks at the clock; a broadcast is followed by one, too.
-const UNTIMED: usize = 64;
+pub(crate) const UNTIMED: usize = 64;
 
 /// One request. Those that name a channel which is gone by then do nothing.
 #[derive(Debug)]
@@ -179,60 +179,4 @@ impl Core {
 fn came_too_late(channel: &mut Channel, size: usize, error: &SendError) {
     tracing::debug!(channel = %channel.id(), %error, "a posted send came too late");
     channel.count_too_late(size);
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::channel::{Room, Settings, Slots};
-    use crate::clock::Mono;
-    use crate::config::Config;
-    use crate::driver::Waker;
-    use crate::node::handle::Handle;
-    use crate::node::mailbox::Mailbox;
-    use crate::node::shared::{LoopWaker, Port, Shared};
-    use crate::stats::Counters;
-
-    #[derive(Clone, Debug)]
-    struct Awake;
-
-    impl Waker for Awake {
-        fn wake(&self) {}
-    }
-
-    fn core() -> Core {
-        let (config, counters) = (Config::default(), Arc::<Counters>::default());
-        let port = Port {
-            slots: Slots::new(0, config.channels, Room::new(config.mode, &config.limits)),
-            mailbox: Mailbox::new(LoopWaker::new(Awake), &config.limits, Arc::clone(&counters)),
-            counters: Arc::clone(&counters),
-            thread: std::thread::current().id(),
-        };
-        let handle = Handle::new(Arc::new(Shared::new(vec![port], 1, None, false)));
-        let (limits, mode) = (config.limits, config.mode);
-        let settings = Settings { limits, counters, send_size: 1, piece: 1, mode };
-        Core::new(0, handle, settings, Mono::from_nanos(0))
-    }
-
-    #[test]
-    fn what_a_loop_is_too_late_for_is_for_its_next_turn() {
-        let mut core = core();
-        let handle = core.handle.clone();
-        let dials = |core: &Core| core.settings.counters.dialed.get() as usize;
-        for _ in 0..2 * UNTIMED {
-            handle.dial(std::net::SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
-        }
-        assert!(core.obey(|| true) && core.has_mail());
-        assert_eq!(dials(&core), UNTIMED);
-        for _ in 0..2 {
-            handle.broadcast(&Bytes::new()).unwrap();
-        }
-        assert!(core.obey(|| false) && !core.has_mail());
-        assert_eq!(dials(&core), 2 * UNTIMED);
-        assert!(core.obey(|| true) && core.has_mail(), "a broadcast may take long");
-        core.close_mailbox();
-        assert!(!core.has_mail() && !core.obey(|| false));
-    }
 }

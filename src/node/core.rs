@@ -12,10 +12,10 @@ use crate::addr::{Address, Endpoint, Endpoints};
 use crate::channel::{Channel, ChannelTable, ChunkPool, Common, Settings};
 use crate::clock::Mono;
 use crate::driver::{Accepted, Batch, ListenerId, Submission};
-use crate::error::{DialError, Errno, SendError};
+use crate::error::{CloseReason, ClosedBy, DialError, Errno, SendError};
 use crate::id::ChannelId;
 use crate::link::Link;
-use crate::node::admission::{Rarely, Strangers};
+use crate::node::admission::{Said, Strangers};
 use crate::node::command::Command;
 use crate::node::dialing::Dialing;
 use crate::node::handle::Handle;
@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) settings: Rc<Settings>,
     /// For the driver, beside what the channels themselves want.
     pub(crate) submissions: VecDeque<Submission>,
+    /// Those that have not failed.
+    pub(crate) listeners: Vec<ListenerId>,
     waiting: VecDeque<Waiting>,
     /// False while all channels are in use.
     accepting: bool,
@@ -82,8 +84,7 @@ pub(crate) struct Core {
     pub(super) mail: Mail,
     /// Accepted, and without a hello.
     pub(crate) strangers: Strangers,
-    pub(crate) said_evicted: Rarely,
-    pub(crate) said_per_ip: Rarely,
+    pub(crate) said: Said,
     /// Channels that the program is to hear of now, before the one in whose place they come is gone.
     pub(crate) admitted: Vec<ChannelId>,
     /// Of the one loop that dials the persistent peers.
@@ -97,8 +98,7 @@ impl Core {
         let pending = settings.limits.pending_handshakes;
         Self {
             strangers: Strangers::new(pending, handle.shared().ports.len(), slots.count()),
-            said_evicted: Rarely::default(),
-            said_per_ip: Rarely::default(),
+            said: Said::default(),
             admitted: Vec::new(),
             dialing: None,
             dial_timer: None,
@@ -110,6 +110,7 @@ impl Core {
             armed: Vec::new(),
             settings: Rc::new(settings),
             submissions: VecDeque::new(),
+            listeners: Vec::new(),
             waiting: VecDeque::new(),
             accepting: true,
             slots_changed: false,
@@ -182,11 +183,10 @@ impl Core {
             let _ =
                 handle.shared().ports[index].mailbox.post_always(Command::Resolved { channel, endpoints });
         };
-        if self.handle.shared().names.lookup(host, port, reply).is_err() {
-            let why = "too many names are being looked up; raise lookups".to_owned();
-            if let Some((found, _)) = self.touch(channel) {
-                found.resolved(Err(why));
-            }
+        if let Err(busy) = self.handle.shared().names.lookup(host, port, reply)
+            && let Some((found, _)) = self.touch(channel)
+        {
+            found.fail(CloseReason::Limit, ClosedBy::Us, Some(busy.to_string().into()));
         }
     }
 
@@ -245,6 +245,11 @@ impl Core {
         self.take(listener, socket, endpoints)
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn insert(&mut self, channel: Channel) {
         self.channels.insert(channel);
         self.settings.counters.channels.set(self.channels.len() as u64);
@@ -291,14 +296,19 @@ impl Core {
         self.stop_at = Some(at);
         self.timers.insert(at, TimerKey::Stop);
         if first {
-            self.submissions.push_back(Submission::StopListening);
-            self.dialing = None;
-            while let Some(Waiting { socket, endpoints, .. }) = self.waiting.pop_front() {
-                self.refuse(socket, &endpoints.peer);
-            }
+            self.close_door();
             for id in self.channels.ids() {
                 self.on_channel(id, |channel| channel.stop(at));
             }
+        }
+    }
+
+    /// Nothing is accepted any more, nor dialed by itself; who waits for a channel gets none.
+    pub(crate) fn close_door(&mut self) {
+        self.submissions.push_back(Submission::StopListening);
+        self.dialing = None;
+        while let Some(Waiting { socket, endpoints, .. }) = self.waiting.pop_front() {
+            self.refuse(socket, &endpoints.peer);
         }
     }
 

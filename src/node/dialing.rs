@@ -3,6 +3,8 @@
 //!
 //! Delays have full jitter: after an outage, peers that lost the same node must not come back all at once.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::addr::Address;
@@ -10,6 +12,7 @@ use crate::clock::Mono;
 use crate::error::{CloseReason, CloseReport, DialError};
 use crate::id::ChannelId;
 use crate::link::NodeId;
+use crate::node::linking::lock;
 
 /// The first retry comes within this time,
 const FIRST: Duration = Duration::from_millis(100);
@@ -25,6 +28,9 @@ const STABLE: Duration = Duration::from_secs(30);
 const SPACING: Duration = Duration::from_millis(10);
 /// A peer may ask for this much at most, or a hostile one would be rid of us for weeks.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Who was found last at the addresses, for all loops: of links that came by themselves only those to them are told.
+pub(crate) type Sought = Mutex<BTreeSet<NodeId>>;
 
 /// What loops tell of links.
 #[derive(Debug)]
@@ -61,13 +67,21 @@ struct Entry {
 pub(crate) struct Dialing {
     entries: Vec<Entry>,
     max_in_flight: usize,
+    /// The nodes of `entries`.
+    sought: Arc<Sought>,
     /// No dial before this.
     not_before: Mono,
     random: u64,
 }
 
 impl Dialing {
-    pub(crate) fn new(addresses: Vec<Address>, max_in_flight: usize, seed: u64, now: Mono) -> Self {
+    pub(crate) fn new(
+        addresses: Vec<Address>,
+        max_in_flight: usize,
+        sought: Arc<Sought>,
+        seed: u64,
+        now: Mono,
+    ) -> Self {
         let entry = |address| Entry {
             address,
             node: None,
@@ -77,7 +91,7 @@ impl Dialing {
             lost_at: None,
         };
         let entries = addresses.into_iter().map(entry).collect();
-        Self { entries, max_in_flight, not_before: now, random: seed }
+        Self { entries, max_in_flight, sought, not_before: now, random: seed }
     }
 
     /// When [`Dialing::next_dial`] will have something.
@@ -116,18 +130,35 @@ impl Dialing {
     /// `is_linked` says whether there is a link to a node now.
     pub(crate) fn handle_note(&mut self, note: Note, is_linked: impl Fn(NodeId) -> bool, now: Mono) {
         match note {
-            Note::Opened { channel, node } => self.handle_opened(channel, node, now),
+            Note::Opened { channel, node } => {
+                self.learn(channel, node);
+                self.handle_opened(channel, node, now);
+            }
             Note::Closed { channel, node, report } => {
+                // Before it is asked: a loop that does not tell of a link, since its node is not sought yet, has let
+                // everybody know before that whether it is linked.
+                self.learn(channel, node);
                 let is_linked = node.is_some_and(is_linked);
                 self.handle_closed(channel, node, &report, is_linked, now);
             }
         }
     }
 
+    /// Who is at the address that led to the channel.
+    fn learn(&mut self, channel: ChannelId, node: Option<NodeId>) {
+        let mut is_news = false;
+        for entry in self.entries.iter_mut().filter(|entry| entry.led_to(channel)) {
+            is_news |= node.is_some() && entry.node != node;
+            entry.node = node.or(entry.node);
+        }
+        if is_news {
+            *lock(&self.sought) = self.entries.iter().filter_map(|entry| entry.node).collect();
+        }
+    }
+
     fn handle_opened(&mut self, channel: ChannelId, node: Option<NodeId>, now: Mono) {
         for entry in &mut self.entries {
             if entry.state == State::Dialing(Some(channel)) {
-                entry.node = node;
                 entry.found(State::Linked(channel, now), now);
             } else if node.is_some() && entry.node == node && matches!(entry.state, State::Waiting(_)) {
                 entry.found(State::Satisfied, now);
@@ -156,7 +187,6 @@ impl Dialing {
                 }
                 State::Waiting(_) | State::Dialing(_) | State::Linked(..) | State::Satisfied => continue,
             }
-            entry.node = node.or(entry.node);
             if is_linked {
                 entry.found(State::Satisfied, now);
             } else {
@@ -209,6 +239,14 @@ impl Dialing {
 }
 
 impl Entry {
+    fn led_to(&self, channel: ChannelId) -> bool {
+        match self.state {
+            State::Dialing(dialed) => dialed == Some(channel),
+            State::Linked(linked, _) => linked == channel,
+            State::Waiting(_) | State::Satisfied => false,
+        }
+    }
+
     fn found(&mut self, state: State, now: Mono) {
         self.state = state;
         self.failures = 0;

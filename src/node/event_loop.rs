@@ -30,8 +30,6 @@ pub(crate) struct Pace {
     pub(crate) completion_budget: u32,
     /// How long the loop looks again and again, without sleeping, after something came: see [`Spin`].
     pub(crate) busy_poll: Duration,
-    /// How many listeners there are.
-    pub(crate) listeners: u32,
 }
 
 #[derive(Debug)]
@@ -188,8 +186,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     }
 
     fn for_each_listener(&mut self, callback: impl Fn(&mut H, &mut Context<'_>, usize)) {
-        for listener in 0..self.pace.listeners as usize {
-            self.call(|handler, cx| callback(handler, cx, listener));
+        for place in 0..self.core.listeners.len() {
+            let ListenerId(listener) = self.core.listeners[place];
+            self.call(|handler, cx| callback(handler, cx, listener as usize));
         }
     }
 
@@ -228,7 +227,12 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     /// No channel is left without its `on_close`, and no command without an answer.
     pub(crate) fn end(mut self, outcome: Result<(), DriverError>) -> Result<(), NodeError> {
         self.core.stop_at.get_or_insert(self.core.now);
+        // Where the kernel failed nobody has asked for the end, and callbacks would still dial.
+        self.core.handle.shared().set_stopping();
         self.core.close_mailbox();
+        self.core.close_door();
+        // What is accepted must be the driver's again, or nobody closes it.
+        self.flush();
         for id in self.core.channels.ids() {
             let now = self.core.now;
             let mut turn = self.parts();
@@ -238,6 +242,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
             let report = channel.give_up(CloseReason::Internal, now);
             turn.closed(id, &report);
         }
+        debug_assert!(self.core.channels.is_empty(), "nothing comes once the door is closed");
         self.handler.on_stop(&mut Context::new(&mut self.core));
         let loop_index = self.core.index;
         let operations = {
@@ -295,6 +300,7 @@ impl<'a, H: Handler> Turn<'a, H> {
             }
             Completion::ListenFailed { listener, errno } => {
                 tracing::error!(listener = listener.0, %errno, "a listener failed and is closed");
+                self.core.listeners.retain(|other| *other != listener);
                 drop(self.call(|handler, cx| handler.on_accept_paused(cx, listener.0 as usize, Some(errno))));
             }
             Completion::Woken => {}
@@ -455,3 +461,6 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! A node from the outside: commands and questions, from any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -63,15 +62,11 @@ impl Handle {
             return Err(DialError::Stopped);
         }
         let port = &self.shared.ports[loop_index];
-        let channel = port.slots.allocate().ok_or(DialError::TableFull { size: port.slots.count() })?;
-        port.mailbox.post(Command::Dial { channel, address }).map_err(|error| {
-            port.slots.free(channel);
-            match error {
-                PostError::Full => DialError::Busy,
-                PostError::Closed => DialError::Stopped,
-            }
-        })?;
-        Ok(channel)
+        // A slot that was taken and given back would leave the loop with the thought that all are in use.
+        port.mailbox.post_made(|| {
+            let channel = port.slots.allocate().ok_or(DialError::TableFull { size: port.slots.count() })?;
+            Ok((Command::Dial { channel, address }, channel))
+        })
     }
 
     /// Sends bytes, in message mode one message, after everything sent before through this handle. They are copied.
@@ -234,7 +229,7 @@ impl Handle {
     /// Ends the node: nothing more is accepted or dialed, what is queued on each channel is sent, for at most `grace`,
     /// then all are closed and the loops end. Zero: at once. Asked again, the earlier end counts.
     pub fn shutdown(&self, grace: Duration) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.set_stopping();
         for port in &self.shared.ports {
             // One that is closed has ended already.
             let _ = port.mailbox.post_always(Command::Shutdown { grace });
@@ -263,6 +258,15 @@ impl Handle {
             result = result.and(port.mailbox.post(command()).map_err(CommandError::from));
         }
         result
+    }
+}
+
+impl From<PostError> for DialError {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Full => Self::Busy,
+            PostError::Closed => Self::Stopped,
+        }
     }
 }
 

@@ -79,6 +79,9 @@ pub trait Handler: 'static {
     /// Nothing is accepted for now: the process or the system has no descriptors or memory left (`errno` says which),
     /// or all channels of the loop are in use (`None`). Called once, until accepting goes on by itself. `listener` is a
     /// place in [`Node::local_addrs`](crate::Node::local_addrs).
+    ///
+    /// With `EINVAL`, `EBADF` or `ENOTSOCK` the listener itself has failed, since somebody else ended it. It is closed,
+    /// and this is the last that is told of it on this loop.
     fn on_accept_paused(&mut self, cx: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
         let _ = (cx, listener, errno);
     }

@@ -50,7 +50,8 @@ pub struct ChannelInfo {
     pub age: Duration,
     /// Since a message, or a part of one, was last sent or received; in stream mode a byte. Heartbeats do not count.
     pub idle: Duration,
-    /// Bytes received and given to the program.
+    /// Bytes received: given to the program or discarded, in message mode with all headers and control frames. What a
+    /// pause holds back is not among them yet.
     pub bytes_in: u64,
     /// Bytes the kernel took for sending.
     pub bytes_out: u64,

@@ -41,7 +41,7 @@ impl Core {
             return true;
         }
         self.settings.counters.refused_per_ip.add(1);
-        if let Some(times) = self.said_per_ip.happened(self.now) {
+        if let Some(times) = self.said.per_ip.happened(self.now) {
             tracing::warn!(%peer, times, max, "refused: too many channels from one address (channels_per_ip)");
         }
         false
@@ -55,7 +55,7 @@ impl Core {
             found.cut(CloseReason::Limit);
         }
         self.settings.counters.evicted_handshakes.add(1);
-        if let Some(times) = self.said_evicted.happened(self.now) {
+        if let Some(times) = self.said.evicted.happened(self.now) {
             tracing::warn!(times, "closed the oldest connection without a hello (pending_handshakes)");
         }
     }
@@ -91,16 +91,26 @@ impl Core {
         let (node, is_admitted) = (node_of(channel), channel.is_admitted());
         let direction = info.direction;
         let peer = info.peer.as_ref().map(tracing::field::display);
-        match &info.node {
-            Some(node) => {
+        // This node sets the pace of its own dials; of links that come, others do.
+        let times = match direction {
+            Direction::Dialed => Some(1),
+            Direction::Accepted => self.said.linked.happened(self.now),
+        };
+        match (&info.node, times) {
+            (Some(node), Some(times)) => {
                 let lost_at = lock(&self.handle.shared().history).lost_at(node.node_id);
                 let gap = lost_at.map(|at| format!("{:.1} s", (self.now - at).as_secs_f64()));
                 let (agent, node) = (&node.agent, node.node_id.short());
-                tracing::info!(channel = %id, node, ?direction, peer, agent, gap, "linked");
+                tracing::info!(channel = %id, node, ?direction, peer, agent, gap, times, "linked");
             }
-            None => tracing::debug!(channel = %id, ?direction, peer, "opened"),
+            (node, _) => {
+                let node = node.as_ref().map(|node| node.node_id.short());
+                tracing::debug!(channel = %id, node, ?direction, peer, "opened");
+            }
         }
-        self.tell_dialing(Note::Opened { channel: id, node });
+        if self.concerns_dialing(direction, node) {
+            self.tell_dialing(Note::Opened { channel: id, node });
+        }
         if !is_admitted {
             self.tell_peers(|peers| peers.handle_opened(id));
         }
@@ -124,12 +134,18 @@ impl Core {
         self.settings.counters.close_reasons.count(report.reason);
         let CloseReport { reason, written, unsent, received, messages_sent, messages_received, .. } = report;
         let (direction, peer) = (info.direction, info.peer.as_ref().map(tracing::field::display));
-        if report.opened && self.settings.mode == Mode::Message {
-            let node = node.map(|node| node.short());
-            tracing::info!(channel = %id, node, ?direction, peer, %reason, received, written, unsent,
-                messages_received, messages_sent, "closed: {report}");
+        let times = match direction {
+            _ if !report.opened || self.settings.mode == Mode::Stream => None,
+            Direction::Dialed => Some(1),
+            Direction::Accepted => self.said.closed.happened(self.now),
+        };
+        let name = node.map(|node| node.short());
+        if let Some(times) = times {
+            tracing::info!(channel = %id, node = name, ?direction, peer, %reason, received, written, unsent,
+                messages_received, messages_sent, times, "closed: {report}");
         } else {
-            tracing::debug!(channel = %id, ?direction, peer, %reason, received, written, "closed: {report}");
+            tracing::debug!(channel = %id, node = name, ?direction, peer, %reason, received, written,
+                "closed: {report}");
         }
         if let (Direction::Accepted, Some(peer)) = (direction, &info.peer) {
             self.release(peer);
@@ -145,7 +161,9 @@ impl Core {
             closed_at,
             closed_mono: self.now,
         });
-        self.tell_dialing(Note::Closed { channel: id, node, report: Box::new(report.clone()) });
+        if self.concerns_dialing(direction, node) {
+            self.tell_dialing(Note::Closed { channel: id, node, report: Box::new(report.clone()) });
+        }
     }
 
     // What is to be done with links to one node.
@@ -180,9 +198,8 @@ impl Core {
     }
 
     pub(crate) fn act_on(&mut self, id: ChannelId, action: Action) {
-        let counters = std::rc::Rc::clone(&self.settings);
-        let counters = &counters.counters;
-        let Some((channel, _)) = self.touch(id) else { return };
+        let Some(channel) = self.channels.touch(id) else { return };
+        let counters = &self.settings.counters;
         match action {
             Action::Open => {
                 channel.admit();
@@ -193,14 +210,20 @@ impl Core {
             Action::RefuseSelf => channel.fail(CloseReason::SelfDial, ClosedBy::Us, None),
             Action::Replace => {
                 counters.takeovers.add(1);
-                let node = node_of(channel).map(|node| node.short());
-                tracing::warn!(channel = %id, node, "another instance of the node has linked: it was restarted");
+                if let Some(times) = self.said.replaced.happened(self.now) {
+                    let node = node_of(channel).map(|node| node.short());
+                    tracing::warn!(channel = %id, node, times,
+                        "another instance of the node has linked: it was restarted");
+                }
                 channel.fail(CloseReason::Replaced, ClosedBy::Us, None);
             }
             Action::RefuseTakeover(wait) => {
                 counters.refused_takeovers.add(1);
-                let node = node_of(channel).map(|node| node.short());
-                tracing::warn!(channel = %id, node, "two instances of one node: does another have its id file?");
+                if let Some(times) = self.said.refused_takeover.happened(self.now) {
+                    let node = node_of(channel).map(|node| node.short());
+                    tracing::warn!(channel = %id, node, times,
+                        "two instances of one node: does another have its id file?");
+                }
                 let why = "another instance of this node has linked just now";
                 channel.refuse(CloseReason::Limit, wait, Some(why.into()));
             }
@@ -209,10 +232,15 @@ impl Core {
 
     // Persistent peers.
 
-    /// Tells the loop that dials, if there is anything to dial.
+    /// Whether the loop that dials is to hear of a channel. Not of strangers, or its mail would grow as fast as they
+    /// come and go.
+    fn concerns_dialing(&self, direction: Direction, node: Option<NodeId>) -> bool {
+        let Some(sought) = &self.handle.shared().sought else { return false };
+        direction == Direction::Dialed || node.is_some_and(|node| lock(sought).contains(&node))
+    }
+
     fn tell_dialing(&mut self, note: Note) {
-        if !self.handle.shared().has_peers {
-        } else if self.index == DIALING_LOOP {
+        if self.index == DIALING_LOOP {
             self.note(note);
         } else {
             // A loop that has ended dials nobody.

@@ -194,6 +194,18 @@ impl<W: Waker> Mailbox<W> {
         Ok(())
     }
 
+    /// Posts the command that `make` makes, once there is room for it: what it takes for the command is never to be given
+    /// back. It is called under the lock, and is to have no bytes.
+    pub(crate) fn post_made<T, E: From<PostError>>(
+        &self,
+        make: impl FnOnce() -> Result<(Command, T), E>,
+    ) -> Result<T, E> {
+        let queue = self.admit(0)?;
+        let (command, made) = make()?;
+        self.push(queue, command);
+        Ok(made)
+    }
+
     /// Posts a send whose bytes are copied into the mail. One after another to the same channel is the same command.
     pub(crate) fn post_send(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), PostError> {
         let size = parts.iter().map(|part| part.len()).sum();

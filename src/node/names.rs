@@ -24,9 +24,7 @@ type Resolve = dyn Fn(&str, u16) -> Answer + Send + Sync;
 #[error("too many names are being looked up; try again, or raise lookups")]
 pub(crate) struct Busy;
 
-/// Looks host names up, for any thread.
-///
-/// Dropping it waits for nobody: look-ups not begun are forgotten, one under way ends in silence. Neither is answered.
+/// Looks host names up, for any thread, until it is closed.
 pub(crate) struct Names {
     shared: Arc<Shared>,
 }
@@ -87,7 +85,7 @@ impl Names {
     }
 
     /// Looks `host` up; `reply` gets at least one address or an error, once, on a helper's thread (on the caller's when
-    /// no thread could be started).
+    /// no thread could be started); never once this is closed.
     pub(crate) fn lookup(
         &self,
         host: String,
@@ -95,6 +93,9 @@ impl Names {
         reply: impl FnOnce(Answer) + Send + 'static,
     ) -> Result<(), Busy> {
         let mut state = self.shared.lock();
+        if state.closed {
+            return Ok(());
+        }
         if state.unanswered() >= self.shared.limit {
             return Err(Busy);
         }
@@ -119,10 +120,9 @@ impl Names {
         }
         Ok(())
     }
-}
 
-impl Drop for Names {
-    fn drop(&mut self) {
+    /// Waits for nobody: look-ups not begun are forgotten, one under way ends in silence. Neither is answered.
+    pub(crate) fn close(&self) {
         let mut state = self.shared.lock();
         state.closed = true;
         let forgotten = std::mem::take(&mut state.waiting);
@@ -240,15 +240,20 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_does_not_wait_for_a_look_up_that_hangs() {
+    fn closing_does_not_wait_for_a_look_up_that_hangs_and_looks_no_other_up() {
         let (names, begun, release) = hanging(6);
         let answers: Vec<_> = (0..6).map(|_| ask(&names, "x")).collect();
         begun.recv_timeout(LONG).unwrap();
-        drop(names);
+        names.close();
+        let late = ask(&names, "x");
         drop(release);
-        for answer in answers {
+        for answer in answers.into_iter().chain([late]) {
             assert!(answer.recv_timeout(LONG).is_err(), "the reply is dropped, not called");
         }
+        while names.shared.lock().helpers > 0 {
+            thread::yield_now();
+        }
+        assert!(begun.try_iter().count() < MAX_HELPERS, "who waits is forgotten");
     }
 
     #[test]

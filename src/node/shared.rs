@@ -9,6 +9,7 @@ use crate::driver::Waker;
 use crate::id::ChannelId;
 use crate::link::LocalNode;
 use crate::node::admission::PerIp;
+use crate::node::dialing::Sought;
 use crate::node::history::History;
 use crate::node::mailbox::Mailbox;
 use crate::node::names::Names;
@@ -56,10 +57,10 @@ pub(crate) struct Shared {
     pub(crate) peers: Option<Mutex<Peers>>,
     pub(crate) per_ip: Mutex<PerIp>,
     pub(crate) history: Mutex<History>,
-    /// True when there are persistent peers.
-    pub(crate) has_peers: bool,
+    /// Where there are persistent peers: who they are.
+    pub(crate) sought: Option<Arc<Sought>>,
     /// True from the first request to shut down.
-    pub(crate) stopping: AtomicBool,
+    stopping: AtomicBool,
     next_dial: AtomicUsize,
 }
 
@@ -76,7 +77,7 @@ impl Shared {
             peers: local_node.as_ref().map(|local| Mutex::new(Peers::new(local.node_id))),
             per_ip: Mutex::default(),
             history: Mutex::default(),
-            has_peers,
+            sought: has_peers.then(Arc::default),
             local_node: local_node.map(Arc::new),
             names,
             stopping: AtomicBool::new(false),
@@ -94,6 +95,12 @@ impl Shared {
     /// The loop of the next dial: each in turn.
     pub(crate) fn next_dial(&self) -> usize {
         self.next_dial.fetch_add(1, Ordering::Relaxed) % self.ports.len()
+    }
+
+    /// From here on nothing is dialed, and no name is looked up: who waits for one would keep all of this alive.
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.names.close();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -117,6 +124,15 @@ pub(crate) fn split_slots(first: u32, count: u32, loops: usize) -> Vec<(u32, u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_stops_looks_up_no_name() {
+        let shared = Shared::new(Vec::new(), 1, None, false);
+        shared.set_stopping();
+        let (sender, answer) = std::sync::mpsc::channel();
+        shared.names.lookup("localhost".into(), 7, move |found| drop(sender.send(found))).unwrap();
+        assert!(answer.recv().is_err(), "the reply is dropped, not called");
+    }
 
     #[test]
     fn slots_are_split_without_gap_or_overlap() {

@@ -194,7 +194,12 @@ fn recruit<D: Driver + 'static, H: Handler>(
     };
     let thread =
         thread::Builder::new().name(format!("ringlink-{index}")).spawn(body).map_err(StartError::Thread)?;
-    let waker = made.recv().map_err(|_| StartError::Handler(index))??;
+    let Ok(waker) = made.recv() else {
+        let payload = thread.join().expect_err("only a panic hangs up without a word");
+        let message = panic_message(&*payload).to_owned();
+        return Err(StartError::Panicked { loop_index: index, message });
+    };
+    let waker = waker?;
     let mailbox = Mailbox::new(waker, &config.limits, Arc::clone(&counters));
     let port = Port { slots, mailbox, counters, thread: thread.thread().id() };
     Ok((Recruit { orders, listening, running, thread }, port))
@@ -249,16 +254,15 @@ pub(crate) fn event_loop<D: Driver, H: Handler>(
         piece: config.ring.receive_buffer_size as usize,
         mode: config.mode,
     };
-    let pace = Pace {
-        completion_budget: config.ring.completion_budget,
-        busy_poll: config.busy_poll,
-        listeners: u32::try_from(config.listen.len()).unwrap_or(u32::MAX),
-    };
+    let pace = Pace { completion_budget: config.ring.completion_budget, busy_poll: config.busy_poll };
     let now = driver.now();
     let mut core = Core::new(index, handle, settings, now);
-    if index == DIALING_LOOP {
+    core.listeners = (0..).map(ListenerId).take(config.listen.len()).collect();
+    if index == DIALING_LOOP
+        && let Some(sought) = core.handle.shared().sought.clone()
+    {
         let max_in_flight = config.limits.dials_in_flight;
-        core.dialing = Some(Dialing::new(config.peers.clone(), max_in_flight, seed, now));
+        core.dialing = Some(Dialing::new(config.peers.clone(), max_in_flight, sought, seed, now));
     }
     EventLoop::new(driver, handler, core, pace)
 }
@@ -351,4 +355,20 @@ fn resolve(address: &Address) -> io::Result<Endpoint> {
     let Address::Host(host, port) = address else { unreachable!("a path needs no look-up") };
     let first = (host.as_str(), *port).to_socket_addrs()?.next();
     first.map(Endpoint::Tcp).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Deaf;
+
+    impl Handler for Deaf {}
+
+    #[test]
+    fn a_panic_that_makes_no_driver_is_not_blamed_on_the_handler() {
+        let make: MakeDriver<UringDriver> = |_, _| panic!("wanted by the test");
+        let error = start_on(make, Config::default(), |_| Deaf).unwrap_err();
+        assert_eq!(error.to_string(), "making the driver of loop 0 panicked: wanted by the test");
+    }
 }

@@ -2,7 +2,7 @@
 //! codec cannot cancel itself out.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use super::support::PATIENCE;
 
@@ -90,7 +90,11 @@ impl Foreign {
     /// Connects and hears the node's hello, but says none.
     #[track_caller]
     pub(crate) fn connect(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect(to).unwrap();
+        Self::of(TcpStream::connect(to).unwrap())
+    }
+
+    #[track_caller]
+    fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut peer = Self { stream, hello: Vec::new() };
@@ -104,10 +108,19 @@ impl Foreign {
     /// Connects and shakes hands.
     #[track_caller]
     pub(crate) fn link(to: SocketAddr, node: u8, instance: u8) -> Self {
-        let mut peer = Self::connect(to);
-        let hello = Hello::in_answer_to(&peer.hello, node, instance);
-        peer.write(&hello.encode());
-        peer
+        Self::connect(to).greet(node, instance)
+    }
+
+    /// [`Foreign::link`] from the other end: the node has dialed.
+    #[track_caller]
+    pub(crate) fn answer(listener: &TcpListener, node: u8, instance: u8) -> Self {
+        Self::of(listener.accept().unwrap().0).greet(node, instance)
+    }
+
+    fn greet(mut self, node: u8, instance: u8) -> Self {
+        let hello = Hello::in_answer_to(&self.hello, node, instance);
+        self.write(&hello.encode());
+        self
     }
 
     /// The node may close while this is written.

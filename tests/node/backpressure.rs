@@ -357,18 +357,21 @@ node_test!(more_channels_than_receive_buffers_all_get_their_turn, |setup| {
 });
 
 node_test!(an_echo_loses_nothing_however_much_arrives_at_once, not tiny, |setup| {
-    // The loop stands still until megabytes wait for it. Echo pauses at the high mark; what has already been received
-    // must then not come in one piece that no outbox takes.
+    // The loop stands still until more waits for it than an outbox takes. Echo pauses at the high mark; what has already
+    // been received must then not come in one piece that no outbox takes.
+    const HIGH: usize = 64 << 10;
     let (gate, plan) = Gate::held_by_word(Plan::echo());
-    let builder = setup.listener().limits(|l| l.outbox_max = 2 * l.outbox_high);
+    let builder = setup.listener().socket(|s| s.receive_buffer = Some(MIB));
+    let builder = builder.limits(|l| {
+        (l.outbox_low, l.outbox_high, l.outbox_max) = (HIGH / 4, HIGH, 2 * HIGH);
+    });
     let bed = Bed::start(setup, builder, plan);
     let mut client = foreign::connect(bed.address());
     client.write_all(b"hold").unwrap();
     eventually("the loop to be held", || gate.waiting.load(SeqCst));
     let data = random(8 * MIB, 12);
     let writer = foreign::write_all(&client, data.clone(), MIB);
-    // Until the kernel's buffers are full, or all is written; no event tells.
-    crate::support::pass(Duration::from_millis(300));
+    eventually("more to wait than fits", || foreign::unread_by_the_peer_of(&client) > 2 * HIGH);
     gate.open();
     assert_eq!(foreign::read_exactly(&mut client, 4), b"hold");
     let mut got = Vec::new();

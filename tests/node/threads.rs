@@ -323,7 +323,7 @@ node_test!(everybody_asks_for_everything_while_data_flows, |setup| {
                 while !done.load(SeqCst) {
                     let channels = bed.handle.channels().unwrap();
                     assert!(channels.len() <= 4, "{channels:?}");
-                    assert_eq!(bed.handle.loop_stats().len(), bed.handle.loop_stats().len());
+                    assert_eq!(bed.handle.loop_stats().len(), setup.loops);
                 }
             });
         }

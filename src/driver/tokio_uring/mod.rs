@@ -157,6 +157,12 @@ impl TokioUringDriver {
         }
     }
 
+    /// As `ss --kill` does.
+    #[cfg(test)]
+    pub(crate) fn kill_listener(&mut self, ListenerId(listener): ListenerId) {
+        self.acceptors[listener as usize].as_ref().expect("it listens").fd.shut_down();
+    }
+
     fn stop_listening(&mut self) {
         for slot in 0..self.acceptors.len() {
             if let Some(acceptor) = &mut self.acceptors[slot] {

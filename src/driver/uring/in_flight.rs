@@ -5,9 +5,7 @@ use std::fmt;
 
 use super::kernel::{Fd, Sqe};
 use crate::driver::Batch;
-
-/// Most slices gathered into one operation; the kernel's own bound is 1024.
-const MAX_GATHER: usize = 64;
+use crate::driver::batch::MAX_SEGMENTS;
 
 /// One send: the batch, and what describes it to the kernel when it is in several places.
 #[derive(Debug)]
@@ -42,7 +40,7 @@ impl SendOp {
         let Gather { slices, header } = &mut **gather;
         slices.clear();
         slices.extend(
-            self.batch.unsent().take(MAX_GATHER).map(|slice| libc::iovec {
+            self.batch.unsent().take(MAX_SEGMENTS).map(|slice| libc::iovec {
                 iov_base: slice.as_ptr().cast_mut().cast(),
                 iov_len: slice.len(),
             }),

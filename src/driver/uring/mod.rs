@@ -95,7 +95,7 @@ impl UringDriver<HostKernel> {
     pub(crate) fn new(settings: Settings, counters: Arc<Counters>) -> Result<Self, DriverError> {
         let kernel = setup::host_kernel(&settings.ring)?;
         let mut driver = Self::on(kernel, settings, counters)?;
-        setup::self_test(&mut driver.kernel, &mut driver.buffers)?;
+        driver.self_test()?;
         Ok(driver)
     }
 }
@@ -268,6 +268,13 @@ impl<K: Kernel> UringDriver<K> {
         if let Some(acceptor) = self.acceptors[slot as usize].take_if(|acceptor| acceptor.is_closable()) {
             self.kernel.close(acceptor.fd, Some(&acceptor.local));
         }
+    }
+
+    /// As `ss --kill` does.
+    #[cfg(test)]
+    pub(crate) fn kill_listener(&mut self, ListenerId(listener): ListenerId) {
+        let fd = self.acceptors[listener as usize].as_ref().expect("it listens").fd;
+        self.kernel.shutdown(fd, Shutdown::Both).expect("it listens");
     }
 
     fn stop_listening(&mut self) {

@@ -92,14 +92,21 @@ fn opcodes(ring: &IoUring) -> io::Result<Probe> {
     Ok(known)
 }
 
-fn kernel() -> io::Result<(HostKernel, RecvBuffers)> {
-    let ring = RingOptions {
+/// A small ring with few buffers.
+fn options() -> RingOptions {
+    RingOptions {
         submission_entries: ENTRIES,
         completion_entries: 2 * ENTRIES,
+        receive_buffers: 2,
+        receive_buffer_size: 4096,
         ..RingOptions::default()
-    };
-    let mut kernel = setup::host_kernel(&ring).map_err(cause)?;
-    let buffers = RecvBuffers::register(&mut kernel, 2, 4096)?;
+    }
+}
+
+fn kernel() -> io::Result<(HostKernel, RecvBuffers)> {
+    let options = options();
+    let mut kernel = setup::host_kernel(&options).map_err(cause)?;
+    let buffers = RecvBuffers::register(&mut kernel, options.receive_buffers, options.receive_buffer_size)?;
     Ok((kernel, buffers))
 }
 
@@ -117,16 +124,8 @@ fn buffer_ring() -> io::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::mem_forget, reason = "a receive that did not end may still write to the buffers")]
 fn multishot_receive() -> io::Result<()> {
-    let (mut kernel, mut buffers) = kernel()?;
-    let result = setup::self_test(&mut kernel, &mut buffers).map_err(cause);
-    drop(kernel);
-    match &result {
-        Ok(()) => drop(buffers),
-        Err(_) => std::mem::forget(buffers),
-    }
-    result
+    super::try_out(&options()).map_err(cause)
 }
 
 fn multishot_accept() -> io::Result<()> {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use io_uring::{Builder, IoUring};
 
+use super::UringDriver;
 use super::host::HostKernel;
 use super::kernel::{Cqe, EnterWait, Fd, Kernel, Sqe};
-use super::recv_buffers::RecvBuffers;
 use crate::config::RingOptions;
 use crate::driver::refusal;
 use crate::error::DriverError;
@@ -88,44 +88,82 @@ fn build_with(flags: Flags, options: &RingOptions) -> io::Result<IoUring> {
     }
 }
 
-/// Arms a multishot receive on a socket pair and writes to it: the completion must name a buffer, and the receive must
-/// go on until the peer closes.
-pub(crate) fn self_test(kernel: &mut HostKernel, buffers: &mut RecvBuffers) -> Result<(), DriverError> {
-    const BYTES: &[u8] = b"ringlink";
-    let mut test = || {
+/// How often the self-test waits [`EACH_TRY`] for a completion.
+const TRIES: u32 = 100;
+const EACH_TRY: Duration = Duration::from_millis(100);
+
+impl UringDriver<HostKernel> {
+    /// Arms a multishot receive on a socket pair and writes to it: the completion must name a buffer, and the receive
+    /// must go on until the peer closes. It is in flight like any other: one that does not end keeps its memory.
+    pub(super) fn self_test(&mut self) -> Result<(), DriverError> {
+        let room = self.kernel.room();
+        let outcome = self.receive_once(TRIES);
+        if self.kernel.room() < room {
+            // The kernel did not even take it.
+            self.in_flight -= 1;
+        }
+        outcome.map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOMEM) => refusal::unavailable(error),
+            Some(_) | None => DriverError::Unavailable {
+                cause: "this kernel's io_uring lacks multishot receive into provided buffers",
+                remedy: "Linux 6.0 or later is needed, 6.1 or later recommended; or the driver tokio-uring",
+                error,
+            },
+        })
+    }
+
+    fn receive_once(&mut self, tries: u32) -> io::Result<()> {
+        const BYTES: &[u8] = b"ringlink";
+        // Not a name that a token has.
+        const NAME: u64 = 0;
         let (ours, mut theirs) = UnixStream::pair()?;
         theirs.write_all(BYTES)?;
-        // SAFETY: a receive points to no memory of ours.
-        unsafe { kernel.push(0, Sqe::Receive { fd: Fd(ours.as_raw_fd()) }) };
-        let data = await_receive(kernel, buffers)?;
+        self.push(NAME, Sqe::Receive { fd: Fd(ours.as_raw_fd()) });
+        let data = self.await_receive(tries)?;
         drop(theirs);
         let mut last = data;
         while last.more {
-            last = await_receive(kernel, buffers)?;
+            last = self.await_receive(tries)?;
         }
         let works = data.more && data.buffer.is_some() && usize::try_from(data.result) == Ok(BYTES.len());
         if works { Ok(()) } else { Err(io::Error::from_raw_os_error(-data.result.min(-libc::EOPNOTSUPP))) }
-    };
-    test().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOMEM) => refusal::unavailable(error),
-        Some(_) | None => DriverError::Unavailable {
-            cause: "this kernel's io_uring lacks multishot receive into provided buffers",
-            remedy: "Linux 6.0 or later is needed, 6.1 or later recommended; or the driver tokio-uring",
-            error,
-        },
-    })
+    }
+
+    fn await_receive(&mut self, tries: u32) -> io::Result<Cqe> {
+        for _ in 0..tries {
+            if let Some(cqe) = self.kernel.next_cqe() {
+                self.counters.completions.add(1);
+                self.in_flight -= usize::from(!cqe.more);
+                if let Some(buffer) = cqe.buffer {
+                    self.buffers.take(buffer);
+                    self.give_back(buffer);
+                }
+                return Ok(cqe);
+            }
+            self.kernel.enter(EnterWait::AtMost(EACH_TRY))?;
+        }
+        Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
+    }
 }
 
-fn await_receive(kernel: &mut HostKernel, buffers: &mut RecvBuffers) -> io::Result<Cqe> {
-    for _ in 0..100 {
-        if let Some(cqe) = kernel.next_cqe() {
-            if let Some(buffer) = cqe.buffer {
-                buffers.take(buffer);
-                buffers.give_back(kernel, buffer);
-            }
-            return Ok(cqe);
-        }
-        kernel.enter(EnterWait::AtMost(Duration::from_millis(100)))?;
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::SocketOptions;
+    use crate::driver::{Driver, Settings};
+
+    #[test]
+    fn a_self_test_that_does_not_end_is_waited_for() {
+        let settings =
+            Settings { first_slot: 0, ring: RingOptions::default(), socket: SocketOptions::default() };
+        let mut driver =
+            UringDriver::on(host_kernel(&settings.ring).unwrap(), settings, Arc::default()).unwrap();
+        let error = driver.receive_once(1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+        assert_eq!(driver.in_flight, 1, "its buffer is the kernel's");
+        let deadline = driver.now() + Duration::from_secs(30);
+        assert_eq!(driver.finish(deadline), 0);
     }
-    Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
 }

@@ -8,7 +8,11 @@ const S: Duration = Duration::from_secs(1);
 
 fn dialing(addresses: usize) -> Dialing {
     let address = |port| Address::Host("h".into(), port);
-    Dialing::new((0..addresses as u16).map(address).collect(), 64, 1, Mono::default())
+    of((0..addresses as u16).map(address).collect(), 1)
+}
+
+fn of(addresses: Vec<Address>, seed: u64) -> Dialing {
+    Dialing::new(addresses, 64, Arc::default(), seed, Mono::default())
 }
 
 fn channel(slot: u32) -> ChannelId {
@@ -52,7 +56,7 @@ fn delays_grow_to_the_cap_with_full_jitter() {
     let mut longest = [Duration::ZERO; 12];
     let mut shortest = [CAP; 12];
     for seed in 0..200 {
-        let mut dialing = Dialing::new(vec![Address::Host("h".into(), 1)], 64, seed, Mono::default());
+        let mut dialing = of(vec![Address::Host("h".into(), 1)], seed);
         let mut now = dial(&mut dialing);
         for retry in 0..12 {
             let delay = fails(&mut dialing, closed(CloseReason::DialRefused), now);
@@ -77,7 +81,7 @@ fn only_a_link_that_lasted_forgets_earlier_failures() {
     for (lasted, fast) in [(S * 29, false), (S * 30, true)] {
         let mut slowest = Duration::ZERO;
         for seed in 0..50 {
-            let mut dialing = Dialing::new(vec![Address::Host("h".into(), 1)], 64, seed, Mono::default());
+            let mut dialing = of(vec![Address::Host("h".into(), 1)], seed);
             let mut now = dial(&mut dialing);
             for _ in 0..8 {
                 now = now + fails(&mut dialing, closed(CloseReason::DialRefused), now);
@@ -108,7 +112,7 @@ fn what_cannot_be_mended_by_trying_waits_long_and_a_wish_is_granted() {
 
 #[test]
 fn dials_are_spaced_and_few_are_in_flight() {
-    let mut dialing = Dialing::new(vec![Address::Host("h".into(), 1); 200], 64, 1, Mono::default());
+    let mut dialing = of(vec![Address::Host("h".into(), 1); 200], 1);
     let mut now = Mono::default();
     let mut begun = 0;
     while let Some(deadline) = dialing.deadline() {

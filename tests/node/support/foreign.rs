@@ -222,3 +222,18 @@ pub(crate) fn write_forever(stream: &TcpStream, data: Vec<u8>) -> thread::JoinHa
         written
     })
 }
+
+/// How much the kernel has for whom the client is connected to, on this machine, by IPv4, and who does not read it.
+pub(crate) fn unread_by_the_peer_of(client: &TcpStream) -> usize {
+    let port = |address: std::io::Result<SocketAddr>| format!(":{:04X}", address.unwrap().port());
+    let (ours, theirs) = (port(client.local_addr()), port(client.peer_addr()));
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let unread = sockets.lines().find_map(|line| {
+        let [_, local, remote, _, queues, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let is_it = local.ends_with(&theirs) && remote.ends_with(&ours);
+        is_it.then(|| usize::from_str_radix(queues.split_once(':')?.1, 16).ok())?
+    });
+    unread.expect("the connection is there")
+}

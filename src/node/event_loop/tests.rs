@@ -1,0 +1,196 @@
+//! A loop turned by hand, on the real kernel, with plain sockets at the other end.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::addr::{Address, Endpoint};
+use crate::channel::{Room, Slots};
+use crate::config::Config;
+use crate::driver::uring::UringDriver;
+use crate::driver::{Settings, Waker};
+use crate::error::DialError;
+use crate::node::command::UNTIMED;
+use crate::node::handle::Handle;
+use crate::node::mailbox::Mailbox;
+use crate::node::shared::{LoopWaker, Port, Shared};
+use crate::node::start::event_loop;
+use crate::stats::Counters;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What callbacks have told.
+type Journal<T> = Rc<RefCell<Vec<T>>>;
+
+fn one_channel() -> Config {
+    Config { channels: 1, ..Config::default() }
+}
+
+/// A loop that listens, its handle, and where it listens.
+fn listening<H: Handler>(config: Config, handler: H) -> (EventLoop<UringDriver, H>, Handle, SocketAddr) {
+    let at = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
+    let config = Config { listen: vec![at.clone().into()], ..config };
+    let counters = Arc::<Counters>::default();
+    let settings = Settings { first_slot: 0, ring: config.ring.clone(), socket: config.socket.clone() };
+    let mut driver = UringDriver::new(settings, Arc::clone(&counters)).unwrap();
+    let local = driver.listen(ListenerId(0), &at, false).unwrap();
+    let port = Port {
+        slots: Slots::new(0, config.channels, Room::new(config.mode, &config.limits)),
+        mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
+        counters: Arc::clone(&counters),
+        thread: std::thread::current().id(),
+    };
+    let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.lookups, None, false)));
+    let mut event_loop = event_loop(0, driver, handler, handle.clone(), &config, counters, 0);
+    event_loop.begin();
+    (event_loop, handle, local.socket_addr().unwrap())
+}
+
+/// Turns until it is so.
+#[track_caller]
+fn turn_until<H: Handler>(
+    event_loop: &mut EventLoop<UringDriver, H>,
+    mut is_so: impl FnMut(&EventLoop<UringDriver, H>) -> bool,
+) {
+    let deadline = event_loop.driver.now() + PATIENCE;
+    while !is_so(event_loop) {
+        assert!(event_loop.driver.now() < deadline, "it never is");
+        // A turn ends by waiting, and it may be so before that.
+        event_loop.driver.waker().wake();
+        assert!(event_loop.turn().unwrap().is_continue(), "nobody shuts it down");
+    }
+}
+
+fn is_reset(end: &io::Result<usize>) -> bool {
+    end.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+/// Dials whenever something closes.
+struct Redialer {
+    to: Endpoint,
+    closed: Journal<(ChannelId, Result<ChannelId, DialError>)>,
+}
+
+impl Handler for Redialer {
+    fn on_close(&mut self, cx: &mut Context<'_>, channel: ChannelId, _: &CloseReport) {
+        self.closed.borrow_mut().push((channel, cx.dial(self.to.clone())));
+    }
+}
+
+#[test]
+fn a_loop_that_the_kernel_fails_leaves_no_connection_and_no_channel_behind() {
+    let closed = Rc::default();
+    let to = Endpoint::Tcp(([127, 0, 0, 1], 9).into());
+    let (mut event_loop, handle, address) =
+        listening(one_channel(), Redialer { to, closed: Rc::clone(&closed) });
+    let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // One has the only channel; the others wait for one.
+    turn_until(&mut event_loop, |it| it.core.waiting_count() == 2);
+    // One of them gets it in the turn that fails: the driver has not heard of its channel.
+    let first = event_loop.core.channels.ids()[0];
+    event_loop.core.channels.touch(first).unwrap().abort();
+    turn_until(&mut event_loop, |it| it.core.waiting_count() == 1);
+
+    let error = DriverError::Kernel { doing: "test", error: io::Error::other("wanted by the test") };
+    let outcome = event_loop.end(Err(error));
+    assert!(matches!(outcome, Err(NodeError::Driver { .. })), "{outcome:?}");
+    let [(one, ref early), (other, ref late)] = closed.borrow()[..] else { panic!("{closed:?}") };
+    assert!(one == first && other != first);
+    assert_eq!(*late, Err(DialError::Stopped));
+    assert!(matches!(early, Err(DialError::TableFull { .. })), "{early:?}");
+    assert_eq!(handle.shared().ports[0].slots.live_count(), 0);
+    for mut client in clients {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As a whole: a single read may be interrupted by what the ring leaves behind.
+        let end = client.read_to_end(&mut Vec::new());
+        assert!(end.as_ref().is_ok_and(|len| *len == 0) || is_reset(&end), "{end:?}");
+    }
+}
+
+/// Writes down what is told of listeners.
+struct Doorkeeper(Journal<(usize, Option<Option<Errno>>)>);
+
+impl Handler for Doorkeeper {
+    fn on_accept_paused(&mut self, _: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
+        self.0.borrow_mut().push((listener, Some(errno)));
+    }
+
+    fn on_accept_resumed(&mut self, _: &mut Context<'_>, listener: usize) {
+        self.0.borrow_mut().push((listener, None));
+    }
+}
+
+#[test]
+fn nothing_is_told_of_a_listener_after_it_failed() {
+    let told = Rc::default();
+    let (mut event_loop, _, address) = listening(one_channel(), Doorkeeper(Rc::clone(&told)));
+    event_loop.core.listeners.push(ListenerId(1));
+    let errno = Errno(libc::EINVAL);
+    event_loop.parts().complete(Completion::ListenFailed { listener: ListenerId(1), errno });
+    let client = TcpStream::connect(address).unwrap();
+    turn_until(&mut event_loop, |_| told.borrow().len() == 2);
+    drop(client);
+    turn_until(&mut event_loop, |_| told.borrow().len() == 3);
+    assert_eq!(*told.borrow(), [(1, Some(Some(errno))), (0, Some(None)), (0, None)]);
+    event_loop.end(Ok(())).unwrap();
+}
+
+#[test]
+fn a_dial_that_finds_the_mailbox_full_takes_no_slot() {
+    let (mut event_loop, handle, address) = listening(one_channel(), Doorkeeper(Rc::default()));
+    while handle.broadcast(&Bytes::new()).is_ok() {}
+    let address = Endpoint::Tcp(address);
+    assert_eq!(handle.dial(address.clone()), Err(DialError::Busy));
+    event_loop.core.obey(|| false);
+    let channel = handle.dial(address).unwrap();
+    assert_eq!(channel.generation(), 1, "its slot was never given out before");
+    event_loop.end(Ok(())).unwrap();
+}
+
+#[test]
+fn what_a_loop_is_too_late_for_is_for_its_next_turn() {
+    let config = Config { channels: 2 * UNTIMED as u32, ..Config::default() };
+    let (mut event_loop, handle, address) = listening(config, Doorkeeper(Rc::default()));
+    let core = &mut event_loop.core;
+    for _ in 0..2 * UNTIMED {
+        handle.dial(Endpoint::Tcp(address)).unwrap();
+    }
+    assert!(core.obey(|| true) && core.has_mail());
+    assert_eq!(core.channels.len(), UNTIMED);
+    for _ in 0..2 {
+        handle.broadcast(&Bytes::new()).unwrap();
+    }
+    assert!(core.obey(|| false) && !core.has_mail());
+    assert_eq!(core.channels.len(), 2 * UNTIMED);
+    assert!(core.obey(|| true) && core.has_mail(), "a broadcast may take long");
+    core.close_mailbox();
+    assert!(!core.has_mail() && !core.obey(|| false));
+    event_loop.end(Ok(())).unwrap();
+}
+
+/// Keeps the reports.
+struct Registrar(Journal<CloseReport>);
+
+impl Handler for Registrar {
+    fn on_close(&mut self, _: &mut Context<'_>, _: ChannelId, report: &CloseReport) {
+        self.0.borrow_mut().push(report.clone());
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_looked_up_for_want_of_lookups_is_not_one_that_was_not_found() {
+    let reports = Rc::default();
+    let mut config = one_channel();
+    config.limits.lookups = 0;
+    let (mut event_loop, handle, _) = listening(config, Registrar(Rc::clone(&reports)));
+    handle.dial("localhost:9".parse::<Address>().unwrap()).unwrap();
+    turn_until(&mut event_loop, |_| !reports.borrow().is_empty());
+    let report = reports.borrow()[0].to_string();
+    assert_eq!(report, "limit by us: too many names are being looked up; try again, or raise lookups");
+    event_loop.end(Ok(())).unwrap();
+}
