@@ -29,7 +29,7 @@ impl Nudge {
         {
             debug_assert!(outcome.is_ok(), "both ends are ours");
         }
-        // A pipe that is full wakes as well.
-        drop(self.sender.try_write(&[0]));
+        // Not by tokio, which writes only once the kernel has told it that it may. Never full: it was just read.
+        let _written = rustix::io::write(&self.sender, &[0]);
     }
 }
