@@ -51,9 +51,10 @@ pub struct Limits {
     /// Closing earlier while the peer still sends would reset the connection, and what is on the way to the peer
     /// would be lost.
     pub linger_timeout: Duration,
-    /// A channel on which no message was sent or received for so long, in stream mode no byte, is closed: heartbeats do
-    /// not count. Default 1 hour; zero turns it off.
-    pub idle_timeout: Duration,
+    /// A channel on which no message was sent or received for so long, in stream mode no byte, is closed; heartbeats do
+    /// not count. Zero turns it off. Default, `None`: 1 hour in stream mode; in message mode, where heartbeats tell that
+    /// the peer lives, never.
+    pub idle_timeout: Option<Duration>,
     /// A channel whose peer takes less than one send operation (`send_size`) in so long, though as much is queued, is
     /// closed. Default 60 s; zero turns it off.
     pub write_timeout: Duration,
@@ -106,7 +107,7 @@ impl Default for Limits {
             dial_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: None,
             write_timeout: Duration::from_secs(60),
             mailbox_commands: 65_536,
             mailbox_bytes: 16 << 20,
@@ -287,6 +288,14 @@ impl Config {
 }
 
 impl Limits {
+    /// Zero: none.
+    pub(crate) fn idle_timeout_in(&self, mode: Mode) -> Duration {
+        self.idle_timeout.unwrap_or(match mode {
+            Mode::Stream => Duration::from_secs(3600),
+            Mode::Message => Duration::ZERO,
+        })
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         // Whoever pauses at the one and goes on at the other must have to pass both.
         check(self.outbox_low < self.outbox_high, "outbox_low", || {

@@ -235,7 +235,7 @@ impl Channel {
     }
 
     fn idle_deadline(&self) -> Option<Mono> {
-        let timeout = self.settings.limits.idle_timeout;
+        let timeout = self.settings.limits.idle_timeout_in(self.settings.mode);
         (self.phase == Phase::Open && !timeout.is_zero()).then(|| self.moved_at + timeout)
     }
 }

@@ -172,8 +172,8 @@ pub(crate) struct Channel {
     /// A message that came before the channel was admitted; it goes before what is held.
     #[expect(clippy::box_collection, reason = "rare, and every channel has the place for it")]
     early: Option<Box<Vec<u8>>>,
-    /// Received and not delivered, because reading was paused.
-    held: BytesMut,
+    /// Received and not delivered, because reading was paused; not empty.
+    held: Option<Box<BytesMut>>,
     /// The accepted socket, until it is adopted.
     socket: Option<Accepted>,
     /// Only while `Resolving` and `Dialing`.
@@ -243,7 +243,7 @@ impl Channel {
             totals: Totals::default(),
             control: 0,
             early: None,
-            held: BytesMut::new(),
+            held: None,
             socket: None,
             dial: None,
             ending: None,
@@ -325,7 +325,7 @@ impl Channel {
 
     #[cfg(test)]
     pub(crate) fn held(&self) -> &[u8] {
-        &self.held
+        self.held.as_deref().map_or(&[], |held| held)
     }
 
     /// True when the program paused reading.
@@ -382,10 +382,11 @@ impl Channel {
             self.phase != Phase::Closed || !self.outbox.is_sending(),
             "a send is out of a closed channel"
         );
-        let nothing_kept = self.held.is_empty() && self.early.is_none();
+        let nothing_kept = self.held.is_none() && self.early.is_none();
         assert!(!self.facts.discarding || nothing_kept, "what is held is to be delivered");
         assert!(self.early.is_none() || self.facts.opened, "a message opens its channel");
-        assert!(!self.facts.reported || self.phase == Phase::Closed && self.held.is_empty());
+        assert!(self.held.as_ref().is_none_or(|held| !held.is_empty()));
+        assert!(!self.facts.reported || self.phase == Phase::Closed && self.held.is_none());
         assert!(self.totals.written <= self.totals.accepted);
     }
 
@@ -429,9 +430,10 @@ impl Channel {
     fn discard_received(&mut self) {
         self.facts.discarding = true;
         self.early = None;
-        let held = std::mem::take(&mut self.held);
-        self.settings.counters.bytes_held.sub(held.len() as u64);
-        self.count_received(held.len());
+        if let Some(held) = self.held.take() {
+            self.settings.counters.bytes_held.sub(held.len() as u64);
+            self.count_received(held.len());
+        }
     }
 
     #[inline]

@@ -71,7 +71,7 @@ impl Channel {
             Phase::Resolving | Phase::Dialing | Phase::Closing | Phase::Closed => false,
         };
         // What is held comes before what is read.
-        wanted && self.held.is_empty()
+        wanted && self.held.is_none()
     }
 
     fn next_send(&mut self, pool: &mut ChunkPool, now: Mono) -> Option<Submission> {

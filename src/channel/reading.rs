@@ -62,7 +62,7 @@ impl Channel {
     #[inline]
     fn is_flowing(&self) -> bool {
         let Facts { drained, watched, discarding, .. } = self.facts;
-        let is_kept = !self.held.is_empty() || self.early.is_some();
+        let is_kept = self.held.is_some() || self.early.is_some();
         self.phase == Phase::Open && self.pauses.is_empty() && !drained && !watched && !discarding && !is_kept
     }
 
@@ -71,29 +71,30 @@ impl Channel {
         if rest.is_empty() {
             return;
         }
-        debug_assert!(!self.facts.discarding && (!self.may_deliver() || !self.held.is_empty()));
-        self.held.extend_from_slice(rest);
+        debug_assert!(!self.facts.discarding && (!self.may_deliver() || self.held.is_some()));
+        self.held.get_or_insert_default().extend_from_slice(rest);
         self.settings.counters.bytes_held.add(rest.len() as u64);
     }
 
     /// Keeps the last `rest` bytes of what was held, where they lie: a program may pause after each message of many.
-    pub(crate) fn hold_again(&mut self, mut held: BytesMut, rest: usize) {
+    pub(crate) fn hold_again(&mut self, mut held: Box<BytesMut>, rest: usize) {
         if rest == 0 {
             return;
         }
-        debug_assert!(!self.facts.discarding && !self.may_deliver() && self.held.is_empty());
+        debug_assert!(!self.facts.discarding && !self.may_deliver() && self.held.is_none());
         held.advance(held.len() - rest);
-        self.held = held;
+        self.held = Some(held);
         self.settings.counters.bytes_held.add(rest as u64);
     }
 
     /// What is held, when it may be delivered now: give it to `next_event`, and what that leaves to `hold_again`.
-    pub(crate) fn take_held(&mut self) -> Option<BytesMut> {
-        if self.held.is_empty() || !self.may_deliver() {
+    pub(crate) fn take_held(&mut self) -> Option<Box<BytesMut>> {
+        if !self.may_deliver() {
             return None;
         }
-        self.settings.counters.bytes_held.sub(self.held.len() as u64);
-        Some(std::mem::take(&mut self.held))
+        let held = self.held.take()?;
+        self.settings.counters.bytes_held.sub(held.len() as u64);
+        Some(held)
     }
 
     /// True when `take_held`, or `next_event` without new bytes, would give something.
@@ -102,12 +103,12 @@ impl Channel {
         let opens = establishes && (self.facts.admitted || !self.facts.announced);
         let confirms = self.facts.watched && self.is_confirmed();
         let ends = self.phase == Phase::Closed && !self.facts.reported;
-        let waits = !self.held.is_empty() || self.early.is_some() || self.inbound == Inbound::Eof;
+        let waits = self.held.is_some() || self.early.is_some() || self.inbound == Inbound::Eof;
         opens
             || confirms
             || self.facts.drained
             || (waits && self.may_deliver())
-            || (ends && self.held.is_empty() && self.early.is_none())
+            || (ends && self.held.is_none() && self.early.is_none())
     }
 
     /// False while reading is paused. A connection that ended by itself lifts the pause: nothing more will come, and
@@ -175,7 +176,7 @@ impl Channel {
             }
             // The link takes every call for a sign of life of the peer, so it is called for received bytes alone.
             self.facts.fed |= !input.is_empty();
-            if !self.may_deliver() || !self.held.is_empty() || self.early.is_some() || !self.facts.fed {
+            if !self.may_deliver() || self.held.is_some() || self.early.is_some() || !self.facts.fed {
                 return None;
             }
             let piece = match self.settings.mode {
@@ -237,7 +238,7 @@ impl Channel {
 
     /// What comes after all data.
     fn next_end(&mut self, is_all_delivered: bool, now: Mono) -> Option<Event<'static>> {
-        if !is_all_delivered || !self.held.is_empty() || self.early.is_some() {
+        if !is_all_delivered || self.held.is_some() || self.early.is_some() {
             return None;
         }
         if self.inbound == Inbound::Eof && self.may_deliver() {

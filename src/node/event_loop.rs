@@ -373,9 +373,9 @@ impl<'a, H: Handler> Turn<'a, H> {
         while let Some(channel) = self.core.channels.get_mut(id)
             && channel.has_deliverable()
         {
-            let held = channel.take_held().unwrap_or_default();
-            let rest = self.pass_on(id, &held).len();
-            if let Some(channel) = self.core.channels.get_mut(id) {
+            let held = channel.take_held();
+            let rest = self.pass_on(id, held.as_deref().map_or(&[], |held| held)).len();
+            if let (Some(held), Some(channel)) = (held, self.core.channels.get_mut(id)) {
                 channel.hold_again(held, rest);
             }
         }

@@ -431,7 +431,7 @@ node_test!(a_panic_in_a_callback_closes_that_channel_and_no_other, |setup| {
 });
 
 node_test!(a_silent_channel_is_closed_after_idle_timeout, |setup| {
-    let builder = setup.listener().limits(|l| l.idle_timeout = Duration::from_millis(150));
+    let builder = setup.listener().limits(|l| l.idle_timeout = Some(Duration::from_millis(150)));
     let bed = Bed::start(setup, builder, Plan::echo());
     let mut client = foreign::connect(bed.address());
     let (id, _) = bed.opened();

@@ -411,7 +411,7 @@ mod tests {
         run.loops.set_ring(&mut ring);
         assert_eq!((limits.outbox_max, limits.outbox_high, limits.outbox_low), (65_536, 16_384, 4096));
         assert_eq!((limits.max_message, limits.assembly_bytes), (1 << 30, 2 << 30));
-        assert_eq!(limits.idle_timeout, Duration::ZERO);
+        assert_eq!(limits.idle_timeout, Some(Duration::ZERO));
         assert_eq!((socket.nodelay, socket.keepalive, socket.send_buffer), (false, None, Some(4096)));
         assert_eq!(socket.user_timeout, SocketOptions::default().user_timeout);
         assert_eq!(socket.congestion.as_deref(), Some("bbr"));

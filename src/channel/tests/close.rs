@@ -186,7 +186,7 @@ fn idle_is_counted_from_the_last_byte_either_way() {
     rig.receive(b"x");
     assert_eq!(rig.channel.deadline(), Some(rig.now + hour));
     rig.time_out(hour).asked(&["fin"]).eof().closed().saw(&["data x", "closed idle-timeout Us"]);
-    let rig = Rig::open_with(|limits| limits.idle_timeout = Duration::ZERO);
+    let rig = Rig::open_with(|limits| limits.idle_timeout = Some(Duration::ZERO));
     assert_eq!(rig.channel.deadline(), None);
 }
 

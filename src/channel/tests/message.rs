@@ -283,7 +283,7 @@ fn beat(rig: &mut Rig, far: &mut Link) {
 #[test]
 fn a_channel_with_nothing_but_heartbeats_is_idle() {
     let minute = Duration::from_secs(60);
-    let (mut rig, mut far) = open(|limits| limits.idle_timeout = minute);
+    let (mut rig, mut far) = open(|limits| limits.idle_timeout = Some(minute));
     let moves: [fn(&mut Rig, &Link); 3] = [
         |rig, far| {
             rig.receive(&framed(far, b"x"));

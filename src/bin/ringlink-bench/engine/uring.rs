@@ -25,7 +25,7 @@ pub(crate) fn run(load: impl Load, wiring: &Wiring) -> anyhow::Result<u64> {
         .limits(|limits| {
             limits.dials_in_flight = wiring.lanes.max(1);
             limits.outbox_low = LOW;
-            limits.idle_timeout = Duration::ZERO;
+            limits.idle_timeout = Some(Duration::ZERO);
             limits.write_timeout = Duration::ZERO;
         })
         .socket(|socket| {

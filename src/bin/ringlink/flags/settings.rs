@@ -27,7 +27,8 @@ pub(crate) struct LimitFlags {
     /// How long a closing channel then waits for its peer to close too [default: 1s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     linger_timeout: Option<Duration>,
-    /// Close a channel without a message, in stream mode a byte, for so long; 0s: never [default: 1h].
+    /// Close a channel without a message, in stream mode a byte, for so long; 0s: never [default: never, in stream mode
+    /// 1h].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     idle_timeout: Option<Duration>,
     /// Close a channel whose peer takes nothing for so long; 0s: never [default: 1m].
@@ -130,7 +131,7 @@ impl LimitFlags {
         set(&mut limits.dial_timeout, self.dial_timeout);
         set(&mut limits.close_timeout, self.close_timeout);
         set(&mut limits.linger_timeout, self.linger_timeout);
-        set(&mut limits.idle_timeout, self.idle_timeout);
+        limits.idle_timeout = self.idle_timeout.or(limits.idle_timeout);
         set(&mut limits.write_timeout, self.write_timeout);
         set(&mut limits.mailbox_commands, self.mailbox_commands);
         set(&mut limits.mailbox_bytes, self.mailbox_bytes);
