@@ -168,9 +168,6 @@ impl Slots {
             if size > longest {
                 return Err(SendError::TooBig { size, max: longest });
             }
-            if !self.room.takes(0, size) {
-                return Err(SendError::TooBig { size, max: self.room.max() });
-            }
             let queued = queued(gate, state);
             if self.room.takes(queued, size) {
                 let next = state + ((size as u64) << POSTED_SHIFT);
@@ -179,6 +176,8 @@ impl Slots {
                     Ok(_) => return Ok(()),
                     Err(now) => state = now,
                 }
+            } else if !self.room.takes(0, size) {
+                return Err(SendError::TooBig { size, max: self.room.max() });
             } else if state & REFUSED == 0 {
                 self.update(id, |state| Some(state | REFUSED));
                 // Pairs with the fence in `publish_queued`: the loop may just have made room, and call nobody back.

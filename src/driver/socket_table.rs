@@ -67,6 +67,7 @@ impl<S> SocketTable<S> {
         self.changed.push_front(slot);
     }
 
+    #[cfg(feature = "tokio-uring")]
     pub(crate) fn has_changed(&self) -> bool {
         !self.changed.is_empty()
     }

@@ -84,21 +84,25 @@ fn counted(peer: &Endpoint) -> Option<IpAddr> {
     (!ip.is_loopback()).then_some(ip)
 }
 
-/// Says what happens often only now and then.
+/// Says what happens often only so many times in [`LOG_EVERY`].
 #[derive(Debug, Default)]
-pub(crate) struct Rarely {
-    said_at: Option<Mono>,
+pub(crate) struct Rarely<const TIMES: u32 = 1> {
+    since: Option<Mono>,
+    said: u32,
     unsaid: u64,
 }
 
-impl Rarely {
-    /// How often it happened since it was last said, this time included, when it is time to say it.
+impl<const TIMES: u32> Rarely<TIMES> {
+    /// How often it happened since it was last said, this time included, when it may be said.
     pub(crate) fn happened(&mut self, now: Mono) -> Option<u64> {
         self.unsaid += 1;
-        if self.said_at.is_some_and(|at| now - at < LOG_EVERY) {
+        if self.since.is_none_or(|since| now - since >= LOG_EVERY) {
+            (self.since, self.said) = (Some(now), 0);
+        }
+        if self.said == TIMES {
             return None;
         }
-        self.said_at = Some(now);
+        self.said += 1;
         Some(std::mem::take(&mut self.unsaid))
     }
 }
@@ -108,8 +112,8 @@ impl Rarely {
 pub(crate) struct Said {
     pub(crate) evicted: Rarely,
     pub(crate) per_ip: Rarely,
-    pub(crate) linked: Rarely,
-    pub(crate) closed: Rarely,
+    pub(crate) linked: Rarely<100>,
+    pub(crate) closed: Rarely<100>,
     pub(crate) replaced: Rarely,
     pub(crate) refused_takeover: Rarely,
 }
@@ -164,9 +168,11 @@ mod tests {
 
     #[test]
     fn a_flood_is_a_line_now_and_then() {
-        let mut rarely = Rarely::default();
+        let (mut once, mut thrice): (Rarely, Rarely<3>) = Default::default();
         let at = |seconds| Mono::default() + Duration::from_secs(seconds);
-        let said: Vec<_> = (0..25).filter_map(|second| rarely.happened(at(second))).collect();
+        let said: Vec<_> = (0..25).filter_map(|second| once.happened(at(second))).collect();
         assert_eq!(said, [1, 10, 10]);
+        let said: Vec<_> = (0..25).filter_map(|second| thrice.happened(at(second))).collect();
+        assert_eq!(said, [1, 1, 1, 8, 1, 1, 8, 1, 1]);
     }
 }

@@ -43,6 +43,8 @@ pub(crate) enum Command {
     },
     /// A send to every open channel of the loop.
     Broadcast(Bytes),
+    /// To the handler.
+    Notify(u64),
     Close(ChannelId),
     Abort(ChannelId),
     ShutdownWrite(ChannelId),
@@ -69,6 +71,7 @@ impl Command {
             Self::Dial { .. }
             | Self::Resolved { .. }
             | Self::Sends { .. }
+            | Self::Notify(_)
             | Self::Close(_)
             | Self::Abort(_)
             | Self::ShutdownWrite(_)
@@ -150,6 +153,7 @@ impl Core {
             Command::Broadcast(bytes) => {
                 self.broadcast(&bytes);
             }
+            Command::Notify(token) => self.notified.push_back(token),
             Command::Close(channel) => self.on_channel(channel, Channel::close),
             Command::Abort(channel) => self.on_channel(channel, Channel::abort),
             Command::ShutdownWrite(channel) => self.on_channel(channel, Channel::shutdown_write),

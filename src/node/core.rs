@@ -82,6 +82,8 @@ pub(crate) struct Core {
     /// When the shutdown's grace is over, once there is one.
     pub(crate) stop_at: Option<Mono>,
     pub(super) mail: Mail,
+    /// For the handler, from other threads.
+    pub(crate) notified: VecDeque<u64>,
     /// Accepted, and without a hello.
     pub(crate) strangers: Strangers,
     pub(crate) said: Said,
@@ -99,6 +101,7 @@ impl Core {
         Self {
             strangers: Strangers::new(pending, handle.shared().ports.len(), slots.count()),
             said: Said::default(),
+            notified: VecDeque::new(),
             admitted: Vec::new(),
             dialing: None,
             dial_timer: None,

@@ -108,6 +108,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         if self.core.obey(|| driver.now() > late) {
             self.spin.something_came(self.core.now);
         }
+        while let Some(token) = self.core.notified.pop_front() {
+            self.call(|handler, cx| handler.on_notify(cx, token));
+        }
     }
 
     /// Timers up to now. Those they set are for the next turn.

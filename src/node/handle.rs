@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::addr::Address;
 use crate::error::{CloseReason, CommandError, DialError, SendError};
 use crate::id::ChannelId;
+use crate::link::NodeId;
 use crate::node::command::Command;
 use crate::node::history::ClosedLink;
 use crate::node::info::ChannelInfo;
@@ -133,6 +134,16 @@ impl Handle {
         self.to_all(|| Command::Broadcast(bytes.clone()))
     }
 
+    /// Calls [`Handler::on_notify`](crate::Handler::on_notify) with the token, on every loop: a way to tell the handler that
+    /// there is something for it to do.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Busy`]: some loops have not taken it. [`CommandError::Stopped`].
+    pub fn notify(&self, token: u64) -> Result<(), CommandError> {
+        self.to_all(|| Command::Notify(token))
+    }
+
     /// Closes: sends what is queued first, for at most `close_timeout`. Nothing more is received.
     ///
     /// # Errors
@@ -176,6 +187,11 @@ impl Handle {
     /// See [`CommandError`].
     pub fn resume(&self, channel: ChannelId) -> Result<(), CommandError> {
         self.to_channel(channel, Command::Resume(channel))
+    }
+
+    /// Who this node is to its peers; nobody in stream mode.
+    pub fn node_id(&self) -> Option<NodeId> {
+        self.shared.local_node.as_ref().map(|local| local.node_id)
     }
 
     /// All channels of the node. Asks each loop and waits for the answers: microseconds, unless a callback takes long.

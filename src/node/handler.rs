@@ -76,6 +76,12 @@ pub trait Handler: 'static {
         let _ = (cx, timer, token);
     }
 
+    /// Another thread has called [`Handle::notify`](crate::Handle::notify). Called on every loop, once for each call, in
+    /// their order, and after what that thread had asked of the loop before.
+    fn on_notify(&mut self, cx: &mut Context<'_>, token: u64) {
+        let _ = (cx, token);
+    }
+
     /// Nothing is accepted for now: the process or the system has no descriptors or memory left (`errno` says which),
     /// or all channels of the loop are in use (`None`). Called once, until accepting goes on by itself. `listener` is a
     /// place in [`Node::local_addrs`](crate::Node::local_addrs).

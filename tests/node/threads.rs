@@ -11,7 +11,7 @@ use ringlink::{ChannelId, CommandError, Handle, SendError};
 
 use crate::backpressure::Gate;
 use crate::support::foreign::{self, assert_prefix, random};
-use crate::support::{Bed, Call, Plan, Setup, eventually, node_test};
+use crate::support::{Bed, Call, Event, Plan, Setup, eventually, node_test};
 
 /// Sends, waiting for room as long as it takes.
 fn send(handle: &Handle, channel: ChannelId, data: &[u8]) {
@@ -217,6 +217,38 @@ node_test!(shutting_down_a_half_from_another_thread_keeps_what_is_queued, |setup
     foreign::assert_same(&foreign::read_to_eof(&mut client), &data);
     client.write_all(b"still open").unwrap();
     assert_eq!(bed.received(id, 10), b"still open");
+});
+
+node_test!(every_loop_is_notified_in_order_and_after_what_was_asked_before, |setup| {
+    let plan = Plan::listen().script(|cx, call, journal| {
+        if let Call::Notify(round) = *call
+            && cx.channels().len() as u64 <= round
+            && cx.loop_index() == 0
+        {
+            journal.fault(format!("round {round} came before its dial"));
+        }
+    });
+    let (listener, address) = foreign::listen();
+    let bed = Bed::start(setup, setup.dialer(), plan);
+    let mut next = vec![0; setup.loops];
+    for round in 0..20 {
+        // One for each loop, in turn.
+        for _ in 0..setup.loops {
+            bed.dial(address);
+        }
+        bed.handle.notify(round).unwrap();
+        for _ in 0..setup.loops {
+            let (token, loop_index) = bed.wait("on_notify", |e| match e {
+                Event::Notified { token, loop_index } => Some((*token, *loop_index)),
+                _ => None,
+            });
+            assert_eq!((token, next[loop_index]), (round, round));
+            next[loop_index] += 1;
+        }
+    }
+    drop(listener);
+    bed.shut_down();
+    assert_eq!(bed.handle.notify(0), Err(CommandError::Stopped));
 });
 
 node_test!(nobody_sends_after_shutting_down_a_half, |setup| {

@@ -20,6 +20,7 @@ pub(crate) enum Call<'a> {
     Drained(ChannelId),
     Close(ChannelId, &'a CloseReport),
     Timer(TimerId, u64),
+    Notify(u64),
     AcceptPaused,
     AcceptResumed,
     Stop,
@@ -35,6 +36,7 @@ pub(crate) enum Event {
     Drained { channel: ChannelId },
     Closed { channel: ChannelId, report: CloseReport },
     Timer { token: u64 },
+    Notified { token: u64, loop_index: usize },
     AcceptPaused { listener: usize, errno: Option<Errno> },
     AcceptResumed { listener: usize },
     Stopped,
@@ -212,7 +214,7 @@ impl Pages {
                 let entry = self.entries.entry(channel).or_default();
                 entry.note(call).or_else(|| entry.note_thread(thread))
             }
-            Call::Timer(..) | Call::AcceptPaused | Call::AcceptResumed => None,
+            Call::Timer(..) | Call::Notify(_) | Call::AcceptPaused | Call::AcceptResumed => None,
         };
         if let Some(fault) = fault
             && self.faults.len() < 20
@@ -384,6 +386,11 @@ impl Handler for Recorder {
 
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId, token: u64) {
         self.record(cx, &Call::Timer(timer, token), Some(Event::Timer { token }));
+    }
+
+    fn on_notify(&mut self, cx: &mut Context<'_>, token: u64) {
+        let loop_index = cx.loop_index();
+        self.record(cx, &Call::Notify(token), Some(Event::Notified { token, loop_index }));
     }
 
     fn on_accept_paused(&mut self, cx: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
