@@ -1,6 +1,7 @@
 //! What the program asks of a channel. All of it may be asked at any time, in any order, again and again; it takes
 //! effect with the channel's next submissions.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,7 +67,7 @@ impl Channel {
                 self.take_control(pool);
                 match self.link.whole_header(len) {
                     Some(header) => self.outbox.push_frame(header, parts, len, pool),
-                    None => self.push_frames(&parts.concat(), pool),
+                    None => self.push_frames(parts, pool),
                 }
             }
         }
@@ -75,7 +76,8 @@ impl Channel {
     }
 
     #[cold]
-    fn push_frames(&mut self, bytes: &[u8], pool: &mut ChunkPool) {
+    fn push_frames(&mut self, parts: &[&[u8]], pool: &mut ChunkPool) {
+        let bytes = if let [whole] = parts { Cow::Borrowed(*whole) } else { Cow::Owned(parts.concat()) };
         for (header, range) in self.link.frames(bytes.len()) {
             self.outbox.push_frame(header, &[&bytes[range.clone()]], range.len(), pool);
         }

@@ -154,6 +154,7 @@ impl Slots {
     }
 
     /// Reserves room for `size` bytes that another thread is about to post. From any thread.
+    #[inline]
     pub(crate) fn charge(&self, id: ChannelId, size: usize) -> Result<(), SendError> {
         let gate = self.gate(id).ok_or(SendError::Closed)?;
         let mut state = gate.state.load(Acquire);

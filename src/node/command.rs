@@ -31,7 +31,7 @@ pub(crate) enum Command {
         channel: ChannelId,
         endpoints: Result<Vec<Endpoint>, String>,
     },
-    /// Small sends. Their lengths and bytes lie in the [`Mail`](super::mailbox::Mail), after those of earlier ones.
+    /// Small sends. Their lengths and bytes lie in the [`Mail`], after those of earlier ones.
     Sends {
         channel: ChannelId,
         count: usize,

@@ -76,7 +76,7 @@ impl Handle {
     ///
     /// Nothing of it was kept: see [`SendError`].
     pub fn send(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), SendError> {
-        self.send_parts(channel, &[bytes])
+        self.post_parts(channel, &[bytes])
     }
 
     /// As [`Handle::send`], for bytes that do not lie in one piece, such as a head and a body: in message mode the
@@ -86,6 +86,12 @@ impl Handle {
     ///
     /// Nothing of it was kept: see [`SendError`].
     pub fn send_parts(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
+        self.post_parts(channel, parts)
+    }
+
+    // One function with what it calls, for one part and for several (benches/instructions.txt).
+    #[inline(always)]
+    fn post_parts(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
         let size = parts.iter().map(|part| part.len()).sum();
         self.post_send(channel, size, |port| port.mailbox.post_send(channel, parts))
     }

@@ -207,6 +207,7 @@ impl<W: Waker> Mailbox<W> {
     }
 
     /// Posts a send whose bytes are copied into the mail. One after another to the same channel is the same command.
+    #[inline(always)]
     pub(crate) fn post_send(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), PostError> {
         let size = parts.iter().map(|part| part.len()).sum();
         let mut queue = self.admit(size)?;
