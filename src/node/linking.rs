@@ -26,6 +26,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// For the log: once is what everybody takes for granted.
+fn several(times: u64) -> Option<u64> {
+    (times > 1).then_some(times)
+}
+
 fn node_of(channel: &Channel) -> Option<NodeId> {
     channel.link().peer().map(|peer| peer.node_id)
 }
@@ -100,7 +105,7 @@ impl Core {
             (Some(node), Some(times)) => {
                 let lost_at = lock(&self.handle.shared().history).lost_at(node.node_id);
                 let gap = lost_at.map(|at| format!("{:.1} s", (self.now - at).as_secs_f64()));
-                let (agent, node) = (&node.agent, node.node_id.short());
+                let (agent, node, times) = (&node.agent, node.node_id.short(), several(times));
                 tracing::info!(channel = %id, node, ?direction, peer, agent, gap, times, "linked");
             }
             (node, _) => {
@@ -141,6 +146,7 @@ impl Core {
         };
         let name = node.map(|node| node.short());
         if let Some(times) = times {
+            let times = several(times);
             tracing::info!(channel = %id, node = name, ?direction, peer, %reason, received, written, unsent,
                 messages_received, messages_sent, times, "closed: {report}");
         } else {
