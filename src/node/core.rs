@@ -186,10 +186,9 @@ impl Core {
             let _ =
                 handle.shared().ports[index].mailbox.post_always(Command::Resolved { channel, endpoints });
         };
-        if let Err(busy) = self.handle.shared().names.lookup(host, port, reply)
-            && let Some((found, _)) = self.touch(channel)
-        {
-            found.fail(CloseReason::Limit, ClosedBy::Us, Some(busy.to_string().into()));
+        if let Err(busy) = self.handle.shared().names.lookup(host, port, reply) {
+            let why = Some(busy.to_string().into());
+            self.on_channel(channel, |channel| channel.fail(CloseReason::Limit, ClosedBy::Us, why));
         }
     }
 

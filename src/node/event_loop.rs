@@ -121,9 +121,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
                 TimerKey::Channel(id) => {
                     let now = self.core.now;
                     self.core.disarm(id);
-                    if let Some((channel, _)) = self.core.touch(id) {
-                        channel.handle_timeout(now);
-                    }
+                    self.core.on_channel(id, |channel| channel.handle_timeout(now));
                 }
                 TimerKey::User(token) => {
                     self.call(|handler, cx| handler.on_timer(cx, timer, token));
@@ -410,10 +408,10 @@ impl<'a, H: Handler> Turn<'a, H> {
     }
 
     fn fail_after_panic(&mut self, id: ChannelId, told: Result<(), Box<str>>) {
-        if let Err(message) = told
-            && let Some((channel, _)) = self.core.touch(id)
-        {
-            channel.fail(CloseReason::Internal, ClosedBy::Us, Some(message));
+        if let Err(message) = told {
+            self.core.on_channel(id, |channel| {
+                channel.fail(CloseReason::Internal, ClosedBy::Us, Some(message));
+            });
         }
     }
 

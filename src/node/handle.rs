@@ -122,10 +122,7 @@ impl Handle {
         port.slots.charge(channel, size)?;
         post(port).map_err(|error| {
             port.slots.discharge(channel, size);
-            match error {
-                PostError::Full => SendError::Busy,
-                PostError::Closed => SendError::Closed,
-            }
+            error.into()
         })
     }
 
@@ -260,18 +257,19 @@ impl Handle {
 
     /// For commands that may not get lost.
     pub(crate) fn insist(&self, channel: ChannelId, command: Command) {
-        if let Some(port) = self.shared.port_of(channel).filter(|port| port.slots.is_live(channel)) {
+        if let Some(port) = self.live_port(channel) {
             // A loop that has ended has closed it.
             let _ = port.mailbox.post_always(command);
         }
     }
 
     fn to_channel(&self, channel: ChannelId, command: Command) -> Result<(), CommandError> {
-        let port = self.shared.port_of(channel).ok_or(CommandError::Closed)?;
-        if !port.slots.is_live(channel) {
-            return Err(CommandError::Closed);
-        }
+        let port = self.live_port(channel).ok_or(CommandError::Closed)?;
         port.mailbox.post(command).map_err(CommandError::from)
+    }
+
+    fn live_port(&self, channel: ChannelId) -> Option<&Port> {
+        self.shared.port_of(channel).filter(|port| port.slots.is_live(channel))
     }
 
     fn to_all(&self, command: impl Fn() -> Command) -> Result<(), CommandError> {
@@ -280,6 +278,15 @@ impl Handle {
             result = result.and(port.mailbox.post(command()).map_err(CommandError::from));
         }
         result
+    }
+}
+
+impl From<PostError> for SendError {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Full => Self::Busy,
+            PostError::Closed => Self::Closed,
+        }
     }
 }
 

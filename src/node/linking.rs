@@ -56,9 +56,7 @@ impl Core {
     pub(crate) fn expect_hello(&mut self, channel: ChannelId) {
         let Mode::Message = self.settings.mode else { return };
         let Some(evicted) = self.strangers.insert(channel) else { return };
-        if let Some((found, _)) = self.touch(evicted) {
-            found.cut(CloseReason::Limit);
-        }
+        self.on_channel(evicted, |channel| channel.cut(CloseReason::Limit));
         self.settings.counters.evicted_handshakes.add(1);
         if let Some(times) = self.said.evicted.happened(self.now) {
             tracing::warn!(times, "closed the oldest connection without a hello (pending_handshakes)");
