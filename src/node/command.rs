@@ -95,9 +95,9 @@ impl Core {
         any
     }
 
-    /// True when [`Core::obey`] did not come to the end of what was posted.
+    /// True when the loop did not come to the end of what was posted.
     pub(crate) fn has_mail(&self) -> bool {
-        !self.mail.is_done()
+        !self.mail.is_done() || !self.notified.is_empty()
     }
 
     /// No more mail is taken; what was posted before that is still carried out.

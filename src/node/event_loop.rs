@@ -105,11 +105,15 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     /// The commands of other threads. They have as long as completions.
     fn obey(&mut self) {
         let (driver, late) = (&self.driver, self.core.now + 2 * REAP_TIME);
-        if self.core.obey(|| driver.now() > late) {
+        // No more is taken while there is what the handler was too slow for, or that would grow without bound.
+        if self.core.notified.is_empty() && self.core.obey(|| driver.now() > late) {
             self.spin.something_came(self.core.now);
         }
         while let Some(token) = self.core.notified.pop_front() {
             self.call(|handler, cx| handler.on_notify(cx, token));
+            if self.driver.now() > late {
+                break;
+            }
         }
     }
 

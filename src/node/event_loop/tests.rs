@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 
@@ -170,6 +170,33 @@ fn what_a_loop_is_too_late_for_is_for_its_next_turn() {
     assert!(core.obey(|| true) && core.has_mail(), "a broadcast may take long");
     core.close_mailbox();
     assert!(!core.has_mail() && !core.obey(|| false));
+    event_loop.end(Ok(())).unwrap();
+}
+
+/// Takes longer for each token than a turn has for commands.
+struct Slow(Journal<u64>);
+
+impl Handler for Slow {
+    fn on_notify(&mut self, _: &mut Context<'_>, token: u64) {
+        let (_sender, nothing) = mpsc::channel::<()>();
+        assert!(nothing.recv_timeout(3 * REAP_TIME).is_err());
+        self.0.borrow_mut().push(token);
+    }
+}
+
+#[test]
+fn a_handler_that_is_slow_to_hear_does_not_keep_its_loop() {
+    let told = Rc::default();
+    let (mut event_loop, handle, _) = listening(one_channel(), Slow(Rc::clone(&told)));
+    for token in 0..3 {
+        handle.notify(token).unwrap();
+    }
+    for turns in 1..=3_u64 {
+        event_loop.driver.waker().wake();
+        assert!(event_loop.turn().unwrap().is_continue());
+        assert_eq!(*told.borrow(), (0..turns).collect::<Vec<_>>());
+        assert_eq!(event_loop.core.has_mail(), turns < 3);
+    }
     event_loop.end(Ok(())).unwrap();
 }
 
