@@ -51,9 +51,20 @@ impl Channel {
         self.send_copied(parts, Cap::Holds, pool)
     }
 
-    /// As [`Channel::send`], for what another thread posted after `Slots::charge` found room for it.
-    pub(crate) fn send_posted(&mut self, bytes: &[u8], pool: &mut ChunkPool) -> Result<(), SendError> {
-        self.send_copied(&[bytes], Cap::Passed, pool)
+    /// Queues what other threads posted after `Slots::charge` found room for it: so many messages, framed already.
+    pub(crate) fn send_posted(
+        &mut self,
+        framed: &[u8],
+        messages: usize,
+        pool: &mut ChunkPool,
+    ) -> Result<(), SendError> {
+        if !self.takes_sends() {
+            return Err(self.refuse_send(framed.len()));
+        }
+        self.take_control(pool);
+        self.outbox.push(framed, pool);
+        self.count_sent(framed.len(), messages);
+        Ok(())
     }
 
     // With what it calls one function, always: a call each costs a small message a tenth (benches/instructions.txt).
@@ -65,20 +76,20 @@ impl Channel {
             Mode::Stream => parts.iter().for_each(|part| self.outbox.push(part, pool)),
             Mode::Message => {
                 self.take_control(pool);
-                match self.link.whole_header(len) {
+                match self.link.framing().whole_header(len) {
                     Some(header) => self.outbox.push_frame(header, parts, len, pool),
                     None => self.push_frames(parts, pool),
                 }
             }
         }
-        self.count_sent(size);
+        self.count_sent(size, 1);
         Ok(())
     }
 
     #[cold]
     fn push_frames(&mut self, parts: &[&[u8]], pool: &mut ChunkPool) {
         let bytes = if let [whole] = parts { Cow::Borrowed(*whole) } else { Cow::Owned(parts.concat()) };
-        for (header, range) in self.link.frames(bytes.len()) {
+        for (header, range) in self.link.framing().frames(bytes.len()) {
             self.outbox.push_frame(header, &[&bytes[range.clone()]], range.len(), pool);
         }
     }
@@ -102,14 +113,14 @@ impl Channel {
     /// As [`Channel::send_bytes`], for what many channels get: it is copied for none of them.
     pub(crate) fn send_common(&mut self, common: &Common, pool: &mut ChunkPool) -> Result<(), SendError> {
         let piece = match &common.frame {
-            Some(frame) if self.link.takes_frame_of(common.bytes.len()) => frame,
+            Some(frame) if self.link.framing().whole_header(common.bytes.len()).is_some() => frame,
             None if self.settings.mode == Mode::Stream => &common.bytes,
             Some(_) | None => return self.send_bytes(common.bytes.clone(), pool),
         };
         let size = self.admit_message(common.bytes.len(), Cap::Holds)?;
         self.take_control(pool);
         self.outbox.push_common(piece, pool);
-        self.count_sent(size);
+        self.count_sent(size, 1);
         Ok(())
     }
 
@@ -119,13 +130,13 @@ impl Channel {
             Mode::Stream => self.outbox.push_shared(bytes, pool),
             Mode::Message => {
                 self.take_control(pool);
-                for (header, range) in self.link.frames(bytes.len()) {
+                for (header, range) in self.link.framing().frames(bytes.len()) {
                     self.outbox.push(&header, pool);
                     self.outbox.push_shared(bytes.slice(range), pool);
                 }
             }
         }
-        self.count_sent(size);
+        self.count_sent(size, 1);
         Ok(())
     }
 
@@ -138,15 +149,19 @@ impl Channel {
             if len > max {
                 return Err(SendError::TooBig { size: len, max });
             }
-            size = self.link.framed_len(len);
+            size = self.link.framing().framed_len(len);
         }
-        // Only an open channel takes anything.
-        let is_open = self.phase == Phase::Open && !self.is_sending_over();
         let has_room = || cap == Cap::Passed || self.settings.room().takes(self.outbox.queued(), size);
-        if is_open && has_room() {
+        if self.takes_sends() && has_room() {
             return Ok(size);
         }
         Err(self.refuse_send(size))
+    }
+
+    /// Only an open channel takes anything.
+    #[inline]
+    fn takes_sends(&self) -> bool {
+        self.phase == Phase::Open && !self.is_sending_over()
     }
 
     #[cold]
@@ -174,11 +189,11 @@ impl Channel {
     }
 
     #[inline]
-    fn count_sent(&mut self, size: usize) {
+    fn count_sent(&mut self, size: usize, messages: usize) {
         self.count_accepted(size);
         if self.settings.mode == Mode::Message {
-            self.totals.messages_out += 1;
-            self.settings.counters.messages_out.add(1);
+            self.totals.messages_out += messages as u64;
+            self.settings.counters.messages_out.add(messages as u64);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::config::{Limits, Mode};
 use crate::driver::{Accepted, ListenerId};
 use crate::error::{CloseReason, CloseReport, ClosedBy};
 use crate::id::ChannelId;
-use crate::link::Link;
+use crate::link::{Framing, Link};
 use crate::stats::Counters;
 
 #[cfg(feature = "internals")]
@@ -365,6 +365,11 @@ impl Channel {
     /// The longest message that can be sent.
     pub(crate) fn max_message(&self) -> usize {
         self.link.max_message()
+    }
+
+    /// How messages are framed.
+    pub(crate) fn framing(&self) -> Framing {
+        self.link.framing()
     }
 
     /// Holds the parts of the state against each other.

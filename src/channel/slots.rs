@@ -12,27 +12,46 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::outbox::Room;
 use crate::error::SendError;
 use crate::id::ChannelId;
+use crate::link::Framing;
 
-/// Bits of `Gate::state`: the generation, three flags, and above them the bytes posted. They share one word so that a
-/// thread with a stale id can never charge the slot's next channel: the exchange fails when any of them changed.
-const GENERATION: u64 = (1 << 24) - 1;
-const LIVE: u64 = 1 << 24;
-const OPEN: u64 = 1 << 25;
+/// Bits of `Gate::state`: the generation, and flags.
+const GENERATION: u32 = (1 << 24) - 1;
+const LIVE: u32 = 1 << 24;
+const OPEN: u32 = 1 << 25;
+/// Nothing is to be sent any more; it may be so before the channel opened.
+const SHUT: u32 = 1 << 26;
 /// A thread found no room, and the loop does not know it yet.
-const REFUSED: u64 = 1 << 26;
-const POSTED_SHIFT: u32 = 27;
-const POSTED_MAX: u64 = u64::MAX >> POSTED_SHIFT;
+const REFUSED: u32 = 1 << 27;
 
-const _: () = assert!(GENERATION == ChannelId::MAX_GENERATION as u64);
+const _: () = assert!(GENERATION == ChannelId::MAX_GENERATION);
 
 /// What other threads may know of a slot. All zero while the slot was never used.
+///
+/// `posted` and `taken` go on from one channel of the slot to the next: what was posted is taken, whether or not its channel
+/// is still there.
 #[derive(Debug, Default)]
 struct Gate {
-    state: AtomicU64,
+    state: AtomicU32,
     /// Bytes in the channel's outbox, as last told by the loop.
     queued: AtomicU32,
     /// Bytes of the longest send.
     longest: AtomicU32,
+    /// [`Framing::to_bits`].
+    framing: AtomicU32,
+    /// All bytes other threads ever posted to the slot. Whoever holds the loop's mailbox writes it.
+    posted: AtomicU64,
+    /// Of `posted`, how many the loop has taken out of its mail. The loop alone writes it.
+    taken: AtomicU64,
+}
+
+impl Gate {
+    /// Bytes that wait to be sent, those on their way to the loop included.
+    fn queued(&self) -> usize {
+        // In this order, or `taken` might be of later than `posted`, and greater.
+        let taken = self.taken.load(Acquire);
+        let on_the_way = self.posted.load(Relaxed) - taken;
+        usize::try_from(on_the_way).unwrap_or(usize::MAX).saturating_add(self.queued.load(Relaxed) as usize)
+    }
 }
 
 /// Slots that are not in use.
@@ -96,7 +115,7 @@ impl Slots {
         };
         gate.queued.store(0, Relaxed);
         gate.state.store(generation | LIVE, Release);
-        Some(ChannelId::new(self.first + index, u32::try_from(generation).expect("24 bits")))
+        Some(ChannelId::new(self.first + index, generation))
     }
 
     /// True when [`Slots::allocate`] would give none.
@@ -109,8 +128,8 @@ impl Slots {
     pub(crate) fn free(&self, id: ChannelId) {
         let mut free = self.lock();
         let gate = self.gate(id).expect("an id of this loop");
-        let before = gate.state.swap(u64::from(id.generation()), Release);
-        assert_eq!(before & (GENERATION | LIVE), u64::from(id.generation()) | LIVE, "{id} is freed once");
+        let before = gate.state.swap(id.generation(), Release);
+        assert_eq!(before & (GENERATION | LIVE), id.generation() | LIVE, "{id} is freed once");
         free.returned.push(id.slot() - self.first);
     }
 
@@ -118,17 +137,17 @@ impl Slots {
         self.state_of(id).is_some()
     }
 
-    /// From here on other threads may send, messages of at most that length.
-    pub(crate) fn open(&self, id: ChannelId, max_message: usize) {
+    /// From here on other threads may send, messages of at most that length, and framed like this.
+    pub(crate) fn open(&self, id: ChannelId, max_message: usize, framing: Framing) {
         let gate = self.gate(id).expect("an id of this loop");
         gate.longest.store(u32::try_from(max_message).unwrap_or(u32::MAX), Relaxed);
-        self.update(id, |state| Some(state | OPEN));
+        gate.framing.store(framing.to_bits(), Relaxed);
+        self.update(id, |state| state | OPEN);
     }
 
     /// From here on sends of other threads are refused as closed, also before the channel opened.
     pub(crate) fn shut(&self, id: ChannelId) {
-        // Shut is: posted full up, which no charge can pass, and not open.
-        self.update(id, |state| Some((state & !OPEN) | (POSTED_MAX << POSTED_SHIFT)));
+        self.update(id, |state| state | SHUT);
     }
 
     /// The loop's word on how much waits in the outbox; other threads see it with some delay. True, once, when one of
@@ -136,11 +155,11 @@ impl Slots {
     pub(crate) fn publish_queued(&self, id: ChannelId, queued: usize) -> bool {
         let Some(gate) = self.gate(id) else { return false };
         gate.queued.store(u32::try_from(queued).unwrap_or(u32::MAX), Relaxed);
-        // Pairs with the fence in `charge`: either the thread sees this word, or we its refusal.
+        // Pairs with the fence in `find_room`: either the thread sees this word, or we its refusal.
         fence(SeqCst);
         let is_refused = self.state_of(id).is_some_and(|state| state & REFUSED != 0);
         if is_refused {
-            self.update(id, |state| Some(state & !REFUSED));
+            self.update(id, |state| state & !REFUSED);
         }
         is_refused
     }
@@ -148,57 +167,57 @@ impl Slots {
     /// Bytes that wait to be sent, as far as is known outside the loop; 0 for a channel that is gone.
     pub(crate) fn queued(&self, id: ChannelId) -> usize {
         match (self.gate(id), self.state_of(id)) {
-            (Some(gate), Some(state)) if !is_shut(state) => queued(gate, state),
+            (Some(gate), Some(state)) if state & SHUT == 0 => gate.queued(),
             _ => 0,
         }
     }
 
-    /// Reserves room for `size` bytes that another thread is about to post. From any thread.
-    #[inline]
-    pub(crate) fn charge(&self, id: ChannelId, size: usize) -> Result<(), SendError> {
+    /// Reserves room for a message that is about to be posted, and says how it is framed. For whoever holds the loop's
+    /// mailbox, one after another; what is reserved must be posted.
+    #[inline(always)]
+    pub(crate) fn charge(&self, id: ChannelId, len: usize) -> Result<Framing, SendError> {
         let gate = self.gate(id).ok_or(SendError::Closed)?;
-        let mut state = gate.state.load(Acquire);
-        loop {
-            if !is_of(state, id) || is_shut(state) {
-                return Err(SendError::Closed);
-            }
-            if state & OPEN == 0 {
-                return Err(SendError::NotOpen);
-            }
-            let longest = gate.longest.load(Relaxed) as usize;
-            if size > longest {
-                return Err(SendError::TooBig { size, max: longest });
-            }
-            let queued = queued(gate, state);
-            if self.room.takes(queued, size) {
-                let next = state + ((size as u64) << POSTED_SHIFT);
-                debug_assert!(!is_shut(next), "outbox_max and max_message are far below 2^37");
-                match gate.state.compare_exchange_weak(state, next, Release, Acquire) {
-                    Ok(_) => return Ok(()),
-                    Err(now) => state = now,
-                }
-            } else if !self.room.takes(0, size) {
-                return Err(SendError::TooBig { size, max: self.room.max() });
-            } else if state & REFUSED == 0 {
-                self.update(id, |state| Some(state | REFUSED));
-                // Pairs with the fence in `publish_queued`: the loop may just have made room, and call nobody back.
-                fence(SeqCst);
-                state = gate.state.load(Acquire);
-            } else {
-                return Err(SendError::WouldBlock { queued, size, max: self.room.max() });
-            }
+        let state = gate.state.load(Acquire);
+        if !is_of(state, id) || state & SHUT != 0 {
+            return Err(SendError::Closed);
         }
+        if state & OPEN == 0 {
+            return Err(SendError::NotOpen);
+        }
+        let longest = gate.longest.load(Relaxed) as usize;
+        if len > longest {
+            return Err(SendError::TooBig { size: len, max: longest });
+        }
+        let framing = Framing::from_bits(gate.framing.load(Relaxed));
+        let size = framing.framed_len(len);
+        if !self.room.takes(gate.queued(), size) {
+            self.find_room(id, gate, size)?;
+        }
+        let posted = gate.posted.load(Relaxed) + size as u64;
+        gate.posted.store(posted, Relaxed);
+        Ok(framing)
     }
 
-    /// `size` posted bytes were taken into the outbox, or their posting failed.
+    /// A second look for room, after the loop was told to call back whoever finds none.
+    #[cold]
+    fn find_room(&self, id: ChannelId, gate: &Gate, size: usize) -> Result<(), SendError> {
+        let max = self.room.max();
+        if !self.room.takes(0, size) {
+            return Err(SendError::TooBig { size, max });
+        }
+        self.update(id, |state| state | REFUSED);
+        // Pairs with the fence in `publish_queued`: the loop may just have made room, and call nobody back.
+        fence(SeqCst);
+        let queued = gate.queued();
+        if self.room.takes(queued, size) { Ok(()) } else { Err(SendError::WouldBlock { queued, size, max }) }
+    }
+
+    /// The loop took `size` posted bytes out of its mail. The channel may be gone.
     pub(crate) fn discharge(&self, id: ChannelId, size: usize) {
-        self.update(id, |state| {
-            // Shutting forgot what was posted.
-            (!is_shut(state)).then(|| {
-                debug_assert!(state >> POSTED_SHIFT >= size as u64, "{id}: discharged more than charged");
-                state.saturating_sub((size as u64) << POSTED_SHIFT)
-            })
-        });
+        let gate = self.gate(id).expect("an id of this loop");
+        let taken = gate.taken.load(Relaxed) + size as u64;
+        debug_assert!(taken <= gate.posted.load(Relaxed), "{id}: discharged more than charged");
+        gate.taken.store(taken, Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Free> {
@@ -210,38 +229,24 @@ impl Slots {
         self.gates.get(id.slot().checked_sub(self.first)? as usize)
     }
 
-    fn state_of(&self, id: ChannelId) -> Option<u64> {
+    fn state_of(&self, id: ChannelId) -> Option<u32> {
         let state = self.gate(id)?.state.load(Acquire);
         is_of(state, id).then_some(state)
     }
 
-    /// Changes the state unless the channel is gone.
-    fn update(&self, id: ChannelId, change: impl Fn(u64) -> Option<u64>) {
+    /// Changes the flags unless the channel is gone.
+    fn update(&self, id: ChannelId, change: impl Fn(u32) -> u32) {
         let Some(gate) = self.gate(id) else { return };
-        let mut state = gate.state.load(Acquire);
-        while is_of(state, id)
-            && let Some(next) = change(state)
-            && let Err(now) = gate.state.compare_exchange_weak(state, next, Release, Acquire)
-        {
-            state = now;
-        }
+        // An error: it is gone.
+        let _ = gate.state.fetch_update(Release, Acquire, |state| is_of(state, id).then(|| change(state)));
     }
 }
 
-fn is_of(state: u64, id: ChannelId) -> bool {
+fn is_of(state: u32, id: ChannelId) -> bool {
     if planted!(NoGeneration) {
         return state & LIVE != 0;
     }
-    state & (GENERATION | LIVE) == u64::from(id.generation()) | LIVE
-}
-
-fn queued(gate: &Gate, state: u64) -> usize {
-    let posted = usize::try_from(state >> POSTED_SHIFT).unwrap_or(usize::MAX);
-    posted.saturating_add(gate.queued.load(Relaxed) as usize)
-}
-
-fn is_shut(state: u64) -> bool {
-    state >> POSTED_SHIFT == POSTED_MAX
+    state & (GENERATION | LIVE) == id.generation() | LIVE
 }
 
 #[cfg(test)]
@@ -261,20 +266,24 @@ mod tests {
     fn a_stale_id_reaches_nobody() {
         let slots = slots(10, 1, Mode::Stream, 10);
         let old = slots.allocate().unwrap();
-        slots.open(old, usize::MAX);
-        assert_eq!(slots.charge(old, 3), Ok(()));
+        slots.open(old, usize::MAX, Framing::STREAM);
+        assert_eq!(slots.charge(old, 3), Ok(Framing::STREAM));
         slots.free(old);
         assert!(!slots.is_live(old));
 
         let new = slots.allocate().unwrap();
         assert_eq!((new.slot(), new.generation()), (10, 2));
-        slots.open(old, usize::MAX);
+        slots.open(old, usize::MAX, Framing::STREAM);
         assert_eq!(slots.charge(new, 1), Err(SendError::NotOpen), "the old id opened nothing");
-        slots.open(new, usize::MAX);
-        slots.discharge(old, 3);
+        slots.open(new, usize::MAX, Framing::STREAM);
         slots.shut(old);
         assert_eq!(slots.charge(old, 1), Err(SendError::Closed));
-        assert_eq!(slots.charge(new, 10), Ok(()), "what the old channel had posted is forgotten");
+        assert!(slots.charge(new, 10).is_err(), "what the old channel had posted still lies in the mail");
+        slots.discharge(old, 3);
+        assert_eq!(
+            (slots.charge(new, 10), slots.queued(new), slots.queued(old)),
+            (Ok(Framing::STREAM), 10, 0)
+        );
     }
 
     #[test]
@@ -309,17 +318,17 @@ mod tests {
         let slots = slots(0, 1, Mode::Message, 100);
         let id = slots.allocate().unwrap();
         assert_eq!(slots.charge(id, 1), Err(SendError::NotOpen));
-        slots.open(id, 200);
+        slots.open(id, 200, Framing::STREAM);
         assert_eq!(slots.charge(id, 201), Err(SendError::TooBig { size: 201, max: 200 }));
-        assert_eq!(slots.charge(id, 150), Ok(()), "one message may pass outbox_max");
+        assert_eq!(slots.charge(id, 150), Ok(Framing::STREAM), "one message may pass outbox_max");
         assert_eq!(slots.charge(id, 1), Err(SendError::WouldBlock { queued: 150, size: 1, max: 100 }));
         slots.discharge(id, 150);
         slots.publish_queued(id, 49);
-        assert_eq!(slots.charge(id, 150), Ok(()), "as long as it is below outbox_high");
+        assert_eq!(slots.charge(id, 150), Ok(Framing::STREAM), "as long as it is below outbox_high");
         slots.discharge(id, 150);
         slots.publish_queued(id, 99);
         assert_eq!(slots.charge(id, 2), Err(SendError::WouldBlock { queued: 99, size: 2, max: 100 }));
-        assert_eq!(slots.charge(id, 1), Ok(()));
+        assert_eq!(slots.charge(id, 1), Ok(Framing::STREAM));
         assert_eq!(slots.queued(id), 100);
         slots.shut(id);
         assert_eq!(slots.charge(id, 1), Err(SendError::Closed));
@@ -332,32 +341,42 @@ mod tests {
     }
 
     #[test]
+    fn headers_need_room_too() {
+        let slots = slots(0, 1, Mode::Stream, 100);
+        let (id, framing) = (slots.allocate().unwrap(), Framing::from_bits(30));
+        slots.open(id, 200, framing);
+        assert_eq!((slots.charge(id, 60), slots.queued(id)), (Ok(framing), 60 + 2 * 8));
+        assert_eq!(slots.charge(id, 17), Err(SendError::WouldBlock { queued: 76, size: 25, max: 100 }));
+        assert_eq!((slots.charge(id, 16), slots.queued(id)), (Ok(framing), 100));
+    }
+
+    #[test]
     fn what_a_stream_can_never_take_is_too_big() {
         let slots = slots(0, 1, Mode::Stream, 100);
         let id = slots.allocate().unwrap();
-        slots.open(id, usize::MAX);
+        slots.open(id, usize::MAX, Framing::STREAM);
         assert_eq!(slots.charge(id, 101), Err(SendError::TooBig { size: 101, max: 100 }));
-        assert_eq!(slots.charge(id, 100), Ok(()));
+        assert_eq!(slots.charge(id, 100), Ok(Framing::STREAM));
     }
 
     #[test]
     fn the_loop_hears_once_of_who_was_refused() {
         let slots = slots(0, 1, Mode::Stream, 100);
         let id = slots.allocate().unwrap();
-        slots.open(id, usize::MAX);
+        slots.open(id, usize::MAX, Framing::STREAM);
         assert!(!slots.publish_queued(id, 100));
         assert!(slots.charge(id, 1).is_err());
         assert!(slots.charge(id, 1).is_err());
         assert!(slots.publish_queued(id, 0));
         assert!(!slots.publish_queued(id, 0));
-        assert_eq!(slots.charge(id, 1), Ok(()));
+        assert_eq!(slots.charge(id, 1), Ok(Framing::STREAM));
     }
 
     #[test]
     fn whoever_is_refused_is_called_back_or_finds_room() {
         let slots = Arc::new(slots(0, 1, Mode::Stream, 1));
         let id = slots.allocate().unwrap();
-        slots.open(id, usize::MAX);
+        slots.open(id, usize::MAX, Framing::STREAM);
         let (call, called) = std::sync::mpsc::channel();
         let sender = std::thread::spawn({
             let slots = Arc::clone(&slots);
@@ -389,17 +408,16 @@ mod tests {
                 let slots = Arc::clone(&slots);
                 std::thread::spawn(move || {
                     let mut seen = BTreeSet::new();
-                    for round in 0..2_000 {
+                    for _ in 0..2_000 {
                         let (a, b) = (slots.allocate().unwrap(), slots.allocate().unwrap());
                         assert!(seen.insert(a) && seen.insert(b), "an id is given out once");
-                        slots.open(a, usize::MAX);
+                        slots.open(a, usize::MAX, Framing::STREAM);
                         slots.charge(a, 10).unwrap();
                         assert!(slots.charge(a, 1).is_err());
-                        if round % 2 == 0 {
-                            slots.discharge(a, 10);
-                            slots.charge(a, 10).unwrap();
-                        }
+                        slots.discharge(a, 10);
+                        slots.charge(a, 10).unwrap();
                         slots.free(a);
+                        slots.discharge(a, 10);
                         slots.free(b);
                         assert!(!slots.is_live(a));
                     }
@@ -414,6 +432,6 @@ mod tests {
 
     #[test]
     fn a_gate_is_small() {
-        assert!(size_of::<Gate>() <= 24);
+        assert!(size_of::<Gate>() <= 32);
     }
 }

@@ -44,7 +44,7 @@ impl Pair {
     /// Appends `message` to `wire`, `count` times, as it is sent.
     pub fn encode(&self, message: &[u8], count: usize, wire: &mut Vec<u8>) {
         for _ in 0..count {
-            for (header, part) in self.sender.frames(message.len()) {
+            for (header, part) in self.sender.framing().frames(message.len()) {
                 wire.extend_from_slice(&header);
                 wire.extend_from_slice(&message[part]);
             }

@@ -155,9 +155,7 @@ pub(super) fn control(kind: Kind, payload: &[u8]) -> ControlFrame {
     ControlFrame::Short { bytes, len }
 }
 
-/// The header of a message that is one frame.
-#[inline]
-pub(super) const fn whole_header(len: u32) -> [u8; HEADER_LEN] {
+const fn whole_header(len: u32) -> [u8; HEADER_LEN] {
     Header { kind: Kind::Data, more: false, len }.encode()
 }
 
@@ -167,12 +165,72 @@ pub(crate) fn whole_frame(message: &[u8]) -> Option<Bytes> {
     Some([&whole_header(len), message].concat().into())
 }
 
-/// The bytes of all frames of a message.
-#[inline]
-pub(super) fn framed_len(len: usize, max_frame: u32) -> usize {
-    let max_frame = max_frame as usize;
-    let frames = if len <= max_frame { 1 } else { len.div_ceil(max_frame) };
-    len + frames * HEADER_LEN
+/// How what is sent to a peer is framed: by the longest frame the peer takes, or, as a stream, not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Framing {
+    /// Zero for a stream.
+    max_frame: u32,
+}
+
+impl Framing {
+    pub(crate) const STREAM: Self = Self { max_frame: 0 };
+
+    pub(super) fn by_frames_of(max_frame: u32) -> Self {
+        debug_assert!((1..=MAX_PAYLOAD).contains(&max_frame));
+        Self { max_frame }
+    }
+
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        Self { max_frame: bits }
+    }
+
+    pub(crate) fn to_bits(self) -> u32 {
+        self.max_frame
+    }
+
+    /// The header of a message of `len` bytes that goes in one frame, as most do. A stream has none.
+    #[inline]
+    pub(crate) fn whole_header(self, len: usize) -> Option<[u8; HEADER_LEN]> {
+        let fits = self != Self::STREAM && len <= self.max_frame as usize;
+        fits.then(|| whole_header(len as u32))
+    }
+
+    /// The bytes of a message of `len` bytes, with all its headers.
+    #[inline]
+    pub(crate) fn framed_len(self, len: usize) -> usize {
+        let max_frame = self.max_frame as usize;
+        match max_frame {
+            0 => len,
+            _ if len <= max_frame => HEADER_LEN + len,
+            _ => len + len.div_ceil(max_frame) * HEADER_LEN,
+        }
+    }
+
+    /// The frames in which a message of `len` bytes is sent; at least one. Not of a stream.
+    #[inline]
+    pub(crate) fn frames(self, len: usize) -> Frames {
+        assert!(self != Self::STREAM, "a stream has no frames");
+        Frames { left: Some(0..len), max_frame: self.max_frame }
+    }
+
+    /// Appends a message that lies in parts, of `len` bytes together, with all its headers.
+    #[inline(always)]
+    pub(crate) fn write(self, parts: &[&[u8]], len: usize, to: &mut Vec<u8>) {
+        if let Some(header) = self.whole_header(len) {
+            to.extend_from_slice(&header);
+        } else if self != Self::STREAM {
+            return self.write_frames(&parts.concat(), to);
+        }
+        parts.iter().for_each(|part| to.extend_from_slice(part));
+    }
+
+    #[cold]
+    fn write_frames(self, message: &[u8], to: &mut Vec<u8>) {
+        for (header, range) in self.frames(message.len()) {
+            to.extend_from_slice(&header);
+            to.extend_from_slice(&message[range]);
+        }
+    }
 }
 
 /// The frames a message is sent in: for each a header, and the part of the message that follows it.
@@ -181,14 +239,6 @@ pub(crate) struct Frames {
     /// What is left of the message; `None` once the last frame was given out.
     left: Option<Range<usize>>,
     max_frame: u32,
-}
-
-impl Frames {
-    #[inline]
-    pub(super) fn new(len: usize, max_frame: u32) -> Self {
-        debug_assert!((1..=MAX_PAYLOAD).contains(&max_frame));
-        Self { left: Some(0..len), max_frame }
-    }
 }
 
 impl Iterator for Frames {
@@ -270,14 +320,41 @@ mod tests {
     fn frames_cover_the_message_and_all_but_the_last_say_more() {
         for (len, lens) in [(0, vec![0]), (1, vec![1]), (10, vec![10]), (11, vec![10, 1]), (20, vec![10, 10])]
         {
-            let frames: Vec<_> = Frames::new(len, 10).collect();
-            assert_eq!(framed_len(len, 10), len + frames.len() * HEADER_LEN);
+            let framing = Framing::by_frames_of(10);
+            let frames: Vec<_> = framing.frames(len).collect();
+            assert_eq!(framing.framed_len(len), len + frames.len() * HEADER_LEN);
+            assert_eq!(framing.whole_header(len), (lens.len() == 1).then_some(frames[0].0));
             assert_eq!(frames.iter().map(|(_, r)| r.len()).collect::<Vec<_>>(), lens);
             for (i, (header, range)) in frames.iter().enumerate() {
                 let header = Header::decode(*header).unwrap();
                 assert_eq!(header.len as usize, range.len());
                 assert_eq!(header.more, i + 1 < frames.len());
             }
+        }
+    }
+
+    #[test]
+    fn what_is_written_in_parts_is_the_frames_of_the_whole() {
+        let written = |framing: Framing, parts: &[&[u8]]| {
+            let mut bytes = b"before".to_vec();
+            framing.write(parts, parts.concat().len(), &mut bytes);
+            bytes.split_off(b"before".len())
+        };
+        let messages: [&[&[u8]]; 4] =
+            [&[], &[b"whole"], &[b"in ", b"", b"parts!!"], &[b"more than ", b"one"]];
+        for parts in messages {
+            let (whole, framing) = (parts.concat(), Framing::by_frames_of(10));
+            let frames = framing.frames(whole.len()).map(|(header, part)| [&header, &whole[part]].concat());
+            assert_eq!(written(framing, parts), frames.collect::<Vec<_>>().concat());
+            assert_eq!(
+                written(Framing::from_bits(framing.to_bits()), parts).len(),
+                framing.framed_len(whole.len())
+            );
+            assert_eq!(written(Framing::STREAM, parts), whole);
+            assert_eq!(
+                (Framing::STREAM.framed_len(whole.len()), Framing::STREAM.whole_header(0)),
+                (whole.len(), None)
+            );
         }
     }
 }

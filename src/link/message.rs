@@ -8,7 +8,7 @@ use crate::error::CloseReason;
 use crate::stats::Counters;
 
 use super::assembly::{Assembly, Budget, Piece};
-use super::frame::{self, ControlFrame, Frames, Header, Kind};
+use super::frame::{self, ControlFrame, Framing, Header, Kind};
 use super::goaway::GoAway;
 use super::heartbeat::{self, Heartbeat, Rtt};
 use super::hello;
@@ -38,7 +38,7 @@ pub(crate) struct MessageLink {
     secure: Secure,
     max_frame: u32,
     /// The peer's, once known.
-    peer_max_frame: u32,
+    framing: Framing,
     /// For sending: the lesser of both nodes'.
     max_message: usize,
     /// From the peer's hello on.
@@ -73,7 +73,7 @@ impl MessageLink {
             at_boundary: false,
             secure: Secure::Off,
             max_frame: limits.max_frame,
-            peer_max_frame: hello::MIN_MAX_FRAME,
+            framing: Framing::by_frames_of(hello::MIN_MAX_FRAME),
             max_message: limits.max_message,
             heartbeat: None,
             assembly: Assembly::new(limits, counters),
@@ -206,7 +206,7 @@ impl MessageLink {
     fn establish(&mut self, peer: PeerInfo) {
         assert!(self.peer.is_none(), "hello comes once");
         let limits = &self.local.limits;
-        self.peer_max_frame = peer.max_frame;
+        self.framing = Framing::by_frames_of(peer.max_frame);
         self.max_message = limits.max_message.min(peer.max_message);
         let mut heartbeat = Heartbeat::new(limits.heartbeat, peer.heartbeat, limits.dead_after, self.now);
         heartbeat.set_listening(self.reading, self.now);
@@ -361,19 +361,8 @@ impl MessageLink {
     }
 
     #[inline]
-    pub(super) fn takes_frame_of(&self, len: usize) -> bool {
-        len <= self.peer_max_frame as usize
-    }
-
-    #[inline]
-    pub(super) fn framed_len(&self, len: usize) -> usize {
-        frame::framed_len(len, self.peer_max_frame)
-    }
-
-    #[inline]
-    pub(super) fn frames(&self, len: usize) -> Frames {
-        debug_assert!(self.peer.is_some(), "messages are sent after hello");
-        Frames::new(len, self.peer_max_frame)
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
     }
 
     /// Bytes allocated for what is not complete.

@@ -30,7 +30,7 @@ mod share;
 mod tests;
 mod text;
 
-pub(crate) use frame::{ControlFrame, Frames, whole_frame};
+pub(crate) use frame::{ControlFrame, Framing, whole_frame};
 pub use heartbeat::Rtt;
 pub(crate) use identity::LocalNode;
 pub use identity::{NodeId, ParseNodeIdError, PeerInfo};
@@ -277,42 +277,12 @@ impl Link {
         }
     }
 
-    /// True when the peer takes a message of `len` bytes in one frame: [`whole_frame`].
-    pub(crate) fn takes_frame_of(&self, len: usize) -> bool {
-        match self {
-            Self::Message(link) => link.takes_frame_of(len),
-            Self::Stream => false,
-        }
-    }
-
-    /// The header of a message of `len` bytes that the peer takes in one frame, as most are.
+    /// How messages to the peer are framed, once established.
     #[inline]
-    pub(crate) fn whole_header(&self, len: usize) -> Option<[u8; frame::HEADER_LEN]> {
+    pub(crate) fn framing(&self) -> Framing {
         match self {
-            Self::Message(link) if link.takes_frame_of(len) => Some(frame::whole_header(len as u32)),
-            Self::Message(_) | Self::Stream => None,
-        }
-    }
-
-    /// The bytes of all [`Link::frames`] of a message of `len` bytes.
-    #[inline]
-    pub(crate) fn framed_len(&self, len: usize) -> usize {
-        match self {
-            Self::Message(link) => link.framed_len(len),
-            Self::Stream => len,
-        }
-    }
-
-    /// The frames in which a message of `len` bytes is sent; at least one.
-    ///
-    /// # Panics
-    ///
-    /// In stream mode: a stream has no frames.
-    #[inline]
-    pub(crate) fn frames(&self, len: usize) -> Frames {
-        match self {
-            Self::Message(link) => link.frames(len),
-            Self::Stream => panic!("a stream has no frames"),
+            Self::Message(link) => link.framing(),
+            Self::Stream => Framing::STREAM,
         }
     }
 }

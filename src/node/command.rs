@@ -13,7 +13,7 @@ use crate::id::ChannelId;
 use crate::node::core::Core;
 use crate::node::dialing::Note;
 use crate::node::info::ChannelInfo;
-use crate::node::mailbox::{Mail, Payloads};
+use crate::node::mailbox::Mail;
 use crate::node::peers::Action;
 
 /// Commands between two looks at the clock; a broadcast is followed by one, too.
@@ -31,15 +31,17 @@ pub(crate) enum Command {
         channel: ChannelId,
         endpoints: Result<Vec<Endpoint>, String>,
     },
-    /// Small sends. Their lengths and bytes lie in the [`Mail`], after those of earlier ones.
+    /// Small sends, framed. Their bytes lie in the [`Mail`], after those of earlier ones.
     Sends {
         channel: ChannelId,
         count: usize,
+        size: usize,
     },
-    /// A large send, by reference.
+    /// A large send, by reference. `size` is with what its frames take.
     SendBytes {
         channel: ChannelId,
         bytes: Bytes,
+        size: usize,
     },
     /// A send to every open channel of the loop.
     Broadcast(Bytes),
@@ -117,9 +119,9 @@ impl Core {
 
     fn obey_mail(&mut self, mail: &mut Mail, is_late: impl Fn() -> bool) {
         let mut untimed = 0;
-        while let Some((command, payloads)) = mail.next() {
+        while let Some((command, framed)) = mail.next() {
             untimed = if matches!(command, Command::Broadcast(_)) { UNTIMED } else { untimed + 1 };
-            self.obey_command(command, &payloads);
+            self.obey_command(command, framed);
             if untimed >= UNTIMED {
                 if is_late() {
                     return;
@@ -129,26 +131,15 @@ impl Core {
         }
     }
 
-    fn obey_command(&mut self, command: Command, payloads: &Payloads<'_>) {
+    fn obey_command(&mut self, command: Command, framed: &[u8]) {
         match command {
             Command::Dial { channel, address } => self.begin_dial(channel, address),
             Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),
-            Command::Sends { channel, .. } => {
-                self.send_posted(channel, payloads.bytes.len(), |channel, pool| {
-                    for payload in payloads.iter() {
-                        if let Err(error) = channel.send_posted(payload, pool) {
-                            came_too_late(channel, payload.len(), &error);
-                        }
-                    }
-                });
+            Command::Sends { channel, count, size } => {
+                self.send_posted(channel, size, |channel, pool| channel.send_posted(framed, count, pool));
             }
-            Command::SendBytes { channel, bytes } => {
-                let size = bytes.len();
-                self.send_posted(channel, size, |channel, pool| {
-                    if let Err(error) = channel.send_bytes_posted(bytes, pool) {
-                        came_too_late(channel, size, &error);
-                    }
-                });
+            Command::SendBytes { channel, bytes, size } => {
+                self.send_posted(channel, size, |channel, pool| channel.send_bytes_posted(bytes, pool));
             }
             Command::Broadcast(bytes) => {
                 self.broadcast(&bytes);
@@ -170,17 +161,20 @@ impl Core {
     }
 
     /// For sends of `size` bytes in all, which were held against the outbox when they were posted.
-    fn send_posted(&mut self, id: ChannelId, size: usize, send: impl FnOnce(&mut Channel, &mut ChunkPool)) {
+    fn send_posted(
+        &mut self,
+        id: ChannelId,
+        size: usize,
+        send: impl FnOnce(&mut Channel, &mut ChunkPool) -> Result<(), SendError>,
+    ) {
         self.posted_sends = true;
-        if let Some((channel, pool)) = self.touch(id) {
-            send(channel, pool);
+        if let Some((channel, pool)) = self.touch(id)
+            && let Err(error) = send(channel, pool)
+        {
+            // It closed after the bytes were posted; its report has them as unsent.
+            tracing::debug!(channel = %id, %error, "a posted send came too late");
+            channel.count_too_late(size);
         }
         self.port().slots.discharge(id, size);
     }
-}
-
-/// The channel closed after the bytes were posted; its report has them as unsent.
-fn came_too_late(channel: &mut Channel, size: usize, error: &SendError) {
-    tracing::debug!(channel = %channel.id(), %error, "a posted send came too late");
-    channel.count_too_late(size);
 }

@@ -422,7 +422,7 @@ impl<'a, H: Handler> Turn<'a, H> {
     fn opened(&mut self, id: ChannelId) -> Result<(), Box<str>> {
         let Some(channel) = self.core.channels.get(id) else { return Ok(()) };
         let info = ChannelInfo::of(channel, self.core.now);
-        self.core.port().slots.open(id, channel.max_message());
+        self.core.port().slots.open(id, channel.max_message(), channel.framing());
         self.core.opened(id, &info);
         self.call(|handler, cx| handler.on_open(cx, id, &info))
     }

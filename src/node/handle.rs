@@ -64,7 +64,7 @@ impl Handle {
         }
         let port = &self.shared.ports[loop_index];
         // A slot that was taken and given back would leave the loop with the thought that all are in use.
-        port.mailbox.post_made(|| {
+        port.mailbox.post_made(0, || {
             let channel = port.slots.allocate().ok_or(DialError::TableFull { size: port.slots.count() })?;
             Ok((Command::Dial { channel, address }, channel))
         })
@@ -92,8 +92,13 @@ impl Handle {
     // One function with what it calls, for one part and for several (benches/instructions.txt).
     #[inline(always)]
     fn post_parts(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
-        let size = parts.iter().map(|part| part.len()).sum();
-        self.post_send(channel, size, |port| port.mailbox.post_send(channel, parts))
+        let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
+        port.mailbox.post_send(
+            channel,
+            parts,
+            #[inline(always)]
+            |len| port.slots.charge(channel, len),
+        )
     }
 
     /// As [`Handle::send`]; from 4 KiB on the bytes are not copied.
@@ -102,7 +107,12 @@ impl Handle {
     ///
     /// Nothing of it was kept: see [`SendError`].
     pub fn send_bytes(&self, channel: ChannelId, bytes: Bytes) -> Result<(), SendError> {
-        self.post_send(channel, bytes.len(), |port| port.mailbox.post(Command::SendBytes { channel, bytes }))
+        let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
+        port.mailbox.post_made(bytes.len(), || {
+            let framing = port.slots.charge(channel, bytes.len())?;
+            let size = framing.framed_len(bytes.len());
+            Ok((Command::SendBytes { channel, bytes, size }, ()))
+        })
     }
 
     /// Bytes that wait to be sent on the channel, those on their way to its loop included; 0 when it is closed.
@@ -110,20 +120,6 @@ impl Handle {
     /// It is the loop's word of its last turn, and loops say it only once other threads, or other loops, have sent.
     pub fn queued(&self, channel: ChannelId) -> usize {
         self.shared.port_of(channel).map_or(0, |port| port.slots.queued(channel))
-    }
-
-    fn post_send(
-        &self,
-        channel: ChannelId,
-        size: usize,
-        post: impl FnOnce(&Port) -> Result<(), PostError>,
-    ) -> Result<(), SendError> {
-        let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
-        port.slots.charge(channel, size)?;
-        post(port).map_err(|error| {
-            port.slots.discharge(channel, size);
-            error.into()
-        })
     }
 
     /// Sends the same to every open channel of the node. Channels whose outbox is full, or whose peer takes no message as

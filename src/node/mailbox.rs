@@ -20,6 +20,7 @@ use loom::sync::{
 use crate::config::Limits;
 use crate::driver::Waker;
 use crate::id::ChannelId;
+use crate::link::Framing;
 use crate::node::command::Command;
 use crate::stats::Counters;
 
@@ -35,22 +36,20 @@ const KEPT_BYTES: usize = 1 << 20;
 /// time comes back page by page. (Without mail it stays.)
 const PATIENCE: u32 = 128;
 
-/// Commands in order, and the lengths and bytes of their [`Command::Sends`] one after the other.
+/// Commands in order, and the bytes of their [`Command::Sends`] one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
     commands: VecDeque<Command>,
-    lens: Vec<usize>,
     bytes: Vec<u8>,
     /// How many were posted; a [`Command::Sends`] counts each of its sends.
     pub(crate) count: usize,
-    /// Of `lens` and `bytes`, how much belonged to commands that were taken out.
-    lens_done: usize,
+    /// Of `bytes`, how many belonged to commands that were taken out.
     bytes_done: usize,
 }
 
 impl Mail {
     fn is_empty(&self) -> bool {
-        self.commands.is_empty() && self.lens.is_empty() && self.bytes.is_empty()
+        self.commands.is_empty() && self.bytes.is_empty()
     }
 
     /// True when all commands were taken out.
@@ -59,37 +58,30 @@ impl Mail {
     }
 
     /// The next command, and what it is to send if it is a [`Command::Sends`].
-    pub(crate) fn next(&mut self) -> Option<(Command, Payloads<'_>)> {
+    pub(crate) fn next(&mut self) -> Option<(Command, &[u8])> {
         let command = self.commands.pop_front()?;
-        let count = if let Command::Sends { count, .. } = command { count } else { 0 };
-        let lens = &self.lens[self.lens_done..][..count];
-        let bytes = &self.bytes[self.bytes_done..][..lens.iter().sum()];
-        self.lens_done += lens.len();
-        self.bytes_done += bytes.len();
-        Some((command, Payloads { lens, bytes }))
+        let size = if let Command::Sends { size, .. } = command { size } else { 0 };
+        let bytes = &self.bytes[self.bytes_done..][..size];
+        self.bytes_done += size;
+        Some((command, bytes))
     }
 
     /// Makes the mail ready for the next [`Mailbox::take`]; its memory stays.
     pub(crate) fn clear(&mut self) {
         self.commands.clear();
-        self.lens.clear();
         self.bytes.clear();
-        (self.count, self.lens_done, self.bytes_done) = (0, 0, 0);
+        (self.count, self.bytes_done) = (0, 0);
     }
 
     /// True when it has far more memory than what is in `used` takes.
     fn is_oversized_for(&self, used: &Self) -> bool {
         is_oversized::<Command>(self.commands.capacity(), used.commands.len())
-            || is_oversized::<usize>(self.lens.capacity(), used.lens.len())
             || is_oversized::<u8>(self.bytes.capacity(), used.bytes.len())
     }
 
     fn shrink_for(&mut self, used: &Self) {
         if is_oversized::<Command>(self.commands.capacity(), used.commands.len()) {
             self.commands.shrink_to(kept::<Command>());
-        }
-        if is_oversized::<usize>(self.lens.capacity(), used.lens.len()) {
-            self.lens.shrink_to(kept::<usize>());
         }
         if is_oversized::<u8>(self.bytes.capacity(), used.bytes.len()) {
             self.bytes.shrink_to(kept::<u8>());
@@ -103,24 +95,6 @@ const fn kept<T>() -> usize {
 
 fn is_oversized<T>(capacity: usize, used: usize) -> bool {
     capacity > kept::<T>() && used < capacity / 4
-}
-
-/// What a [`Command::Sends`] is to send.
-#[derive(Debug)]
-pub(crate) struct Payloads<'m> {
-    lens: &'m [usize],
-    pub(crate) bytes: &'m [u8],
-}
-
-impl<'m> Payloads<'m> {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'m [u8]> {
-        let mut rest = self.bytes;
-        self.lens.iter().map(move |&len| {
-            let (payload, later) = rest.split_at(len);
-            rest = later;
-            payload
-        })
-    }
 }
 
 /// Why a command was not taken. Nothing of it was kept.
@@ -188,39 +162,50 @@ impl<W: Waker> Mailbox<W> {
 
     /// Posts a command, from any thread. Small sends go by [`Mailbox::post_send`].
     pub(crate) fn post(&self, command: Command) -> Result<(), PostError> {
-        let shared_bytes = shared_bytes(&command);
-        let queue = self.admit(shared_bytes)?;
-        self.append(queue, command, shared_bytes);
-        Ok(())
+        self.post_made(command.shared_bytes(), || Ok((command, ())))
     }
 
-    /// Posts the command that `make` makes, once there is room for it: what it takes for the command is never to be given
-    /// back. It is called under the lock, and is to have no bytes.
+    /// Posts the command that `make` makes, which has that many [`Command::shared_bytes`], once there is room for it: what
+    /// it takes for the command is never to be given back. It is called under the lock.
     pub(crate) fn post_made<T, E: From<PostError>>(
         &self,
+        shared_bytes: usize,
         make: impl FnOnce() -> Result<(Command, T), E>,
     ) -> Result<T, E> {
-        let queue = self.admit(0)?;
+        let mut queue = self.admit(shared_bytes)?;
         let (command, made) = make()?;
+        debug_assert!(!matches!(command, Command::Sends { .. }), "sends without their bytes; use post_send");
+        queue.shared_bytes += shared_bytes;
         self.push(queue, command);
         Ok(made)
     }
 
-    /// Posts a send whose bytes are copied into the mail. One after another to the same channel is the same command.
+    /// Posts a send, whose bytes are copied into the mail. One after another to the same channel is the same command.
+    ///
+    /// Once there is room for it, `charge` is called under the lock, with the length of the parts together; it says how
+    /// they are framed.
     #[inline(always)]
-    pub(crate) fn post_send(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), PostError> {
-        let size = parts.iter().map(|part| part.len()).sum();
-        let mut queue = self.admit(size)?;
+    pub(crate) fn post_send<E: From<PostError>>(
+        &self,
+        channel: ChannelId,
+        parts: &[&[u8]],
+        charge: impl FnOnce(usize) -> Result<Framing, E>,
+    ) -> Result<(), E> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let mut queue = self.admit(len)?;
+        let framing = charge(len)?;
         let mail = &mut queue.mail;
-        mail.lens.push(size);
-        parts.iter().for_each(|part| mail.bytes.extend_from_slice(part));
-        if let Some(Command::Sends { channel: last, count }) = mail.commands.back_mut()
+        let before = mail.bytes.len();
+        framing.write(parts, len, &mut mail.bytes);
+        let added = mail.bytes.len() - before;
+        if let Some(Command::Sends { channel: last, count, size }) = mail.commands.back_mut()
             && *last == channel
         {
             *count += 1;
+            *size += added;
             mail.count += 1;
         } else {
-            self.push(queue, Command::Sends { channel, count: 1 });
+            self.push(queue, Command::Sends { channel, count: 1, size: added });
         }
         Ok(())
     }
@@ -228,12 +213,12 @@ impl<W: Waker> Mailbox<W> {
     /// Posts past the bounds: for what a loop says to another or its helpers to it, and for [`Command::Shutdown`], which
     /// may not get lost. The only error is [`PostError::Closed`].
     pub(crate) fn post_always(&self, command: Command) -> Result<(), PostError> {
-        let shared_bytes = shared_bytes(&command);
-        let queue = self.lock();
+        let mut queue = self.lock();
         if queue.closed {
             return Err(PostError::Closed);
         }
-        self.append(queue, command, shared_bytes);
+        queue.shared_bytes += command.shared_bytes();
+        self.push(queue, command);
         Ok(())
     }
 
@@ -288,6 +273,7 @@ impl<W: Waker> Mailbox<W> {
 
     /// The queue, if it has room for one command more with `bytes` bytes. Without any bytes it has room for as many as
     /// there are: what is larger than the bound would never be taken else.
+    #[inline(always)]
     fn admit(&self, bytes: usize) -> Result<MutexGuard<'_, Queue>, PostError> {
         let queue = self.lock();
         if queue.closed {
@@ -301,12 +287,6 @@ impl<W: Waker> Mailbox<W> {
             return Err(PostError::Full);
         }
         Ok(queue)
-    }
-
-    /// Appends a command that has no bytes in the mail.
-    fn append(&self, mut queue: MutexGuard<'_, Queue>, command: Command, shared_bytes: usize) {
-        queue.shared_bytes += shared_bytes;
-        self.push(queue, command);
     }
 
     /// The command becomes visible, and the loop is woken if it sleeps. Only for the first of a mail: whoever posted
@@ -332,10 +312,4 @@ impl<W: Waker> Mailbox<W> {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("nothing panics while it holds the mailbox")
     }
-}
-
-/// Asserts before the lock is taken: a poster's fault must not become the loop's.
-fn shared_bytes(command: &Command) -> usize {
-    assert!(!matches!(command, Command::Sends { .. }), "sends without their bytes; use post_send");
-    command.shared_bytes()
 }

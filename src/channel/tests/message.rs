@@ -52,7 +52,10 @@ fn far_events<'b>(rig: &'b mut Rig, far: &mut Link) -> Vec<LinkEvent<'b>> {
 }
 
 fn framed(far: &Link, message: &[u8]) -> Vec<u8> {
-    far.frames(message.len()).flat_map(|(header, range)| [&header[..], &message[range]].concat()).collect()
+    far.framing()
+        .frames(message.len())
+        .flat_map(|(header, range)| [&header[..], &message[range]].concat())
+        .collect()
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Pair {
     }
 
     fn send(&mut self, from: usize, message: &[u8]) {
-        for (header, range) in self.sides[from].link.frames(message.len()) {
+        for (header, range) in self.sides[from].link.framing().frames(message.len()) {
             self.post(from, header.to_vec());
             self.post(from, message[range].to_vec());
         }
@@ -150,7 +150,7 @@ fn the_lesser_limits_count() {
     let mut pair = Pair::new([small, large]);
     pair.run_for(Duration::from_secs(1));
     assert_eq!(pair.sides.each_ref().map(|s| s.link.max_message()), [4096, 4096]);
-    assert_eq!(pair.sides.each_ref().map(|s| s.link.frames(4096).count()), [2, 4]);
+    assert_eq!(pair.sides.each_ref().map(|s| s.link.framing().frames(4096).count()), [2, 4]);
     pair.sides.iter_mut().for_each(|s| s.got.clear());
     for from in [0, 1] {
         pair.send(from, &[7; 4096]);

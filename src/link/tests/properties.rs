@@ -80,7 +80,7 @@ proptest! {
     fn what_is_framed_for_a_peer_arrives(len in 0_usize..16 << 10, chunk in 1_usize..5000) {
         let mut link = established();
         let message: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
-        let frames = link.frames(len).map(|(header, range)| [&header, &message[range]].concat());
+        let frames = link.framing().frames(len).map(|(header, range)| [&header, &message[range]].concat());
         let bytes = frames.collect::<Vec<_>>().concat();
         let mut got = Vec::new();
         for piece in bytes.chunks(chunk) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::error::SendError;
 
 #[derive(Clone, Debug)]
 struct TestWaker(SyncSender<()>);
@@ -28,24 +29,28 @@ fn channel(slot: u32) -> ChannelId {
     ChannelId::new(slot, 1)
 }
 
+fn send(mailbox: &Mailbox<TestWaker>, channel: ChannelId, parts: &[&[u8]]) -> Result<(), PostError> {
+    mailbox.post_send(channel, parts, |_| Ok(Framing::STREAM))
+}
+
 #[test]
-fn sends_keep_their_order_and_their_boundaries() {
+fn commands_keep_their_order_and_sends_their_bytes() {
     let (mailbox, _wakes) = mailbox(10, 100);
-    mailbox.post_send(channel(1), &[b"one"]).unwrap();
-    mailbox.post_send(channel(1), &[b""]).unwrap();
+    send(&mailbox, channel(1), &[b"one"]).unwrap();
+    send(&mailbox, channel(1), &[b""]).unwrap();
     mailbox.post(Command::Close(channel(2))).unwrap();
-    mailbox.post_send(channel(3), &[b"th", b"", b"ree"]).unwrap();
+    send(&mailbox, channel(3), &[b"th", b"", b"ree"]).unwrap();
     let mut mail = Mail::default();
     assert!(mailbox.take(&mut mail));
     let mut seen = Vec::new();
-    while let Some((command, payloads)) = mail.next() {
-        seen.push((format!("{command:?}"), payloads.iter().map(<[u8]>::to_vec).collect()));
+    while let Some((command, bytes)) = mail.next() {
+        seen.push((format!("{command:?}"), bytes.to_vec()));
     }
-    let sends = |slot, payloads: &[&[u8]]| {
-        let command = format!("Sends {{ channel: {slot}.1, count: {} }}", payloads.len());
-        (command, payloads.iter().map(|payload| payload.to_vec()).collect::<Vec<_>>())
+    let sends = |slot, count, bytes: &[u8]| {
+        let size = bytes.len();
+        (format!("Sends {{ channel: {slot}.1, count: {count}, size: {size} }}"), bytes.to_vec())
     };
-    assert_eq!(seen, [sends(1, &[b"one", b""]), ("Close(2.1)".into(), vec![]), sends(3, &[b"three"])]);
+    assert_eq!(seen, [sends(1, 2, b"one"), ("Close(2.1)".into(), vec![]), sends(3, 1, b"three")]);
     assert!(mail.is_done());
     mail.clear();
     assert!(!mailbox.take(&mut mail));
@@ -54,11 +59,11 @@ fn sends_keep_their_order_and_their_boundaries() {
 #[test]
 fn the_bounds_hold_for_commands_and_for_bytes_of_both_kinds() {
     let (mailbox, _wakes) = mailbox(3, 10);
-    mailbox.post_send(channel(1), &[b"1234"]).unwrap();
+    send(&mailbox, channel(1), &[b"1234"]).unwrap();
     mailbox.post(Command::Broadcast(Bytes::from_static(b"5678"))).unwrap();
-    assert_eq!(mailbox.post_send(channel(1), &[b"9ab"]), Err(PostError::Full));
+    assert_eq!(send(&mailbox, channel(1), &[b"9ab"]), Err(PostError::Full));
     assert_eq!(mailbox.post(Command::Broadcast(Bytes::from_static(b"9ab"))), Err(PostError::Full));
-    mailbox.post_send(channel(1), &[b"9a"]).unwrap();
+    send(&mailbox, channel(1), &[b"9a"]).unwrap();
     assert_eq!(mailbox.post(Command::Close(channel(1))), Err(PostError::Full));
     assert_eq!(mailbox.counters.snapshot().commands_refused, 3);
     mailbox.post_always(Command::Shutdown { grace: Duration::ZERO }).unwrap();
@@ -67,8 +72,8 @@ fn the_bounds_hold_for_commands_and_for_bytes_of_both_kinds() {
     assert!(mailbox.take(&mut mail));
     assert_eq!((mail.count, mail.bytes.as_slice()), (4, b"12349a".as_slice()));
     mail.clear();
-    mailbox.post_send(channel(1), &[&[0; 10]]).unwrap(); // all of the room is back
-    assert_eq!(mailbox.post_send(channel(1), &[&[0; 11]]), Err(PostError::Full));
+    send(&mailbox, channel(1), &[&[0; 10]]).unwrap(); // all of the room is back
+    assert_eq!(send(&mailbox, channel(1), &[&[0; 11]]), Err(PostError::Full));
 }
 
 #[test]
@@ -76,30 +81,40 @@ fn a_mailbox_without_bytes_takes_one_send_of_any_size() {
     let (mailbox, _wakes) = mailbox(10, 4);
     let mut mail = Mail::default();
     mailbox.post(Command::Close(channel(1))).unwrap();
-    mailbox.post_send(channel(1), &[b"12345"]).unwrap();
-    assert_eq!(mailbox.post_send(channel(1), &[b"6"]), Err(PostError::Full));
+    send(&mailbox, channel(1), &[b"12345"]).unwrap();
+    assert_eq!(send(&mailbox, channel(1), &[b"6"]), Err(PostError::Full));
     assert!(mailbox.take(&mut mail));
     mailbox.post(Command::Broadcast(Bytes::from_static(b"12345"))).unwrap();
-    assert_eq!(mailbox.post_send(channel(1), &[b"6"]), Err(PostError::Full));
-    mailbox.post_send(channel(1), &[b""]).unwrap();
+    assert_eq!(send(&mailbox, channel(1), &[b"6"]), Err(PostError::Full));
+    send(&mailbox, channel(1), &[b""]).unwrap();
 }
 
 #[test]
-fn a_send_without_its_bytes_is_the_poster_s_fault_alone() {
+fn what_is_not_charged_is_not_posted() {
     let (mailbox, _wakes) = mailbox(10, 10);
-    let post = || mailbox.post(Command::Sends { channel: channel(1), count: 1 });
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(post)).is_err());
-    mailbox.post_send(channel(1), &[b"x"]).unwrap();
-    assert_eq!(mailbox.close().bytes, b"x");
+    let refuse = |len: usize| Err::<Framing, _>(SendError::TooBig { size: len, max: 1 });
+    let refused = mailbox.post_send(channel(1), &[b"x", b"y"], refuse);
+    assert_eq!(refused, Err(SendError::TooBig { size: 2, max: 1 }));
+    let refused = mailbox.post_made(2, || Err::<(Command, ()), _>(SendError::Closed));
+    assert_eq!(refused, Err(SendError::Closed));
+    assert!(mailbox.close().is_empty());
+}
+
+#[test]
+fn a_full_mailbox_charges_nobody() {
+    let (mailbox, _wakes) = mailbox(1, 10);
+    send(&mailbox, channel(1), &[b"x"]).unwrap();
+    let charge = |_| -> Result<Framing, PostError> { panic!("there is no room") };
+    assert_eq!(mailbox.post_send(channel(1), &[b"y"], charge), Err(PostError::Full));
 }
 
 #[test]
 fn a_closed_mailbox_hands_over_what_was_left_and_takes_nothing() {
     let (mailbox, wakes) = mailbox(10, 10);
-    mailbox.post_send(channel(1), &[b"left"]).unwrap();
+    send(&mailbox, channel(1), &[b"left"]).unwrap();
     assert_eq!(mailbox.close().bytes, b"left");
     assert!(mailbox.close().is_empty());
-    assert_eq!(mailbox.post_send(channel(1), &[b"late"]), Err(PostError::Closed));
+    assert_eq!(send(&mailbox, channel(1), &[b"late"]), Err(PostError::Closed));
     assert_eq!(mailbox.post(Command::Close(channel(1))), Err(PostError::Closed));
     assert_eq!(mailbox.post_always(Command::Shutdown { grace: Duration::ZERO }), Err(PostError::Closed));
     assert!(mailbox.prepare_to_sleep());
@@ -133,7 +148,7 @@ fn memory_stays_under_a_steady_load_and_goes_some_time_after_a_burst() {
     let mut round = |sends: usize| {
         for number in 0..sends {
             // To two channels in turn, so that each send is a command.
-            mailbox.post_send(channel(1 + number as u32 % 2), &[&[7; 64]]).unwrap();
+            send(&mailbox, channel(1 + number as u32 % 2), &[&[7; 64]]).unwrap();
         }
         assert!(mailbox.take(&mut mail));
         let capacities = [mail.commands.capacity(), mail.bytes.capacity()];
@@ -169,7 +184,7 @@ fn all_that_many_threads_post_arrives_in_each_thread_s_order() {
             let mailbox = &mailbox;
             scope.spawn(move || {
                 for number in 0..EACH {
-                    while mailbox.post_send(channel(poster), &[&number.to_le_bytes()]).is_err() {
+                    while send(mailbox, channel(poster), &[&number.to_le_bytes()]).is_err() {
                         thread::yield_now();
                     }
                 }
@@ -178,10 +193,10 @@ fn all_that_many_threads_post_arrives_in_each_thread_s_order() {
         let mut mail = Mail::default();
         while next.iter().any(|&count| count < EACH) {
             if mailbox.take(&mut mail) {
-                while let Some((command, payloads)) = mail.next() {
+                while let Some((command, bytes)) = mail.next() {
                     let Command::Sends { channel, .. } = command else { panic!("{command:?}") };
-                    for payload in payloads.iter() {
-                        let number = u32::from_le_bytes(payload.try_into().unwrap());
+                    for number in bytes.as_chunks().0 {
+                        let number = u32::from_le_bytes(*number);
                         assert_eq!(number, next[channel.slot() as usize]);
                         next[channel.slot() as usize] += 1;
                     }
