@@ -8,6 +8,10 @@ use crate::driver::Submission;
 use crate::driver::batch::MAX_SEGMENTS;
 use crate::error::{CloseReason, ClosedBy};
 
+/// Bytes of control frames that may wait in an outbox; one is the last that passes it. What is not taken stays with the
+/// link, where later frames take the place of earlier ones.
+const CONTROL_MAX: u32 = 256;
+
 impl Channel {
     /// The next operation; to be called until `None`.
     pub(crate) fn next_submission(&mut self, pool: &mut ChunkPool, now: Mono) -> Option<Submission> {
@@ -88,7 +92,7 @@ impl Channel {
     /// peer would take the link for dead.
     #[inline]
     pub(super) fn take_control(&mut self, pool: &mut ChunkPool) {
-        if self.link.has_output() {
+        if self.link.has_output() && self.control <= CONTROL_MAX {
             self.take_outputs(pool);
         }
     }

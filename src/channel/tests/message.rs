@@ -109,6 +109,27 @@ fn what_many_channels_get_is_one_message_whatever_its_length() {
 }
 
 #[test]
+fn a_peer_that_asks_and_never_reads_is_owed_few_answers() {
+    let (mut rig, mut far) = open(|limits| limits.write_timeout = Duration::ZERO);
+    rig.send(b"never taken").unwrap();
+    rig.turn().asked(&["send"]);
+    for _ in 0..1000 {
+        rig.now = rig.now + Duration::from_millis(100);
+        far.ask();
+        let ping = outputs(&mut far);
+        assert!(!ping.is_empty());
+        rig.receive(&ping).saw(&[]);
+    }
+    assert!(rig.channel.queued() < 500, "{} bytes wait", rig.channel.queued());
+    // What was not said is said once there is room, and before the goodbye.
+    rig.sent().sent().sent();
+    rig.channel.close();
+    rig.turn().sent();
+    let heard = far_events(&mut rig, &mut far);
+    assert!(matches!(heard[..], [LinkEvent::Message(_), LinkEvent::GoneAway { .. }]), "{heard:?}");
+}
+
+#[test]
 fn parts_are_one_message_whatever_their_lengths() {
     let long = vec![7; 10_000];
     let all: [&[&[u8]]; 5] = [&[], &[b""], &[b"one"], &[b"head", b"", b"body"], &[b"head", &long, b"end"]];

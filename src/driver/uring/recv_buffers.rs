@@ -7,7 +7,7 @@
 //!
 //! Under AddressSanitizer (`--cfg asan`, `ci/asan.sh`) the kernel's are poisoned: whoever touches one of them is told.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::ptr::NonNull;
 
@@ -63,7 +63,7 @@ impl RecvBuffers {
         let layout = Layout::array::<u8>(bytes + PAGE).map_err(io::Error::other)?;
         // SAFETY: the layout's size is above zero.
         let memory = unsafe { alloc_zeroed(layout) };
-        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        let memory = NonNull::new(memory).ok_or(io::ErrorKind::OutOfMemory)?;
         let padding = memory.align_offset(PAGE);
         assert!(padding <= PAGE);
         // SAFETY: there is a page more than the buffers take.
