@@ -52,6 +52,10 @@ impl Gate {
         let on_the_way = self.posted.load(Relaxed) - taken;
         usize::try_from(on_the_way).unwrap_or(usize::MAX).saturating_add(self.queued.load(Relaxed) as usize)
     }
+
+    fn store_queued(&self, queued: usize) {
+        self.queued.store(u32::try_from(queued).unwrap_or(u32::MAX), Relaxed);
+    }
 }
 
 /// Slots that are not in use.
@@ -154,7 +158,7 @@ impl Slots {
     /// them was refused by an earlier word: it is to be called back.
     pub(crate) fn publish_queued(&self, id: ChannelId, queued: usize) -> bool {
         let Some(gate) = self.gate(id) else { return false };
-        gate.queued.store(u32::try_from(queued).unwrap_or(u32::MAX), Relaxed);
+        gate.store_queued(queued);
         // Pairs with the fence in `find_room`: either the thread sees this word, or we its refusal.
         fence(SeqCst);
         let is_refused = self.state_of(id).is_some_and(|state| state & REFUSED != 0);
@@ -212,9 +216,14 @@ impl Slots {
         if self.room.takes(queued, size) { Ok(()) } else { Err(SendError::WouldBlock { queued, size, max }) }
     }
 
-    /// The loop took `size` posted bytes out of its mail. The channel may be gone.
-    pub(crate) fn discharge(&self, id: ChannelId, size: usize) {
+    /// The loop took `size` posted bytes out of its mail; `queued` is what the channel's outbox has with them, if it is
+    /// still there.
+    pub(crate) fn discharge(&self, id: ChannelId, size: usize, queued: Option<usize>) {
         let gate = self.gate(id).expect("an id of this loop");
+        // Before `taken`: whoever sees these bytes gone from the mail sees them in the outbox.
+        if let Some(queued) = queued {
+            gate.store_queued(queued);
+        }
         let taken = gate.taken.load(Relaxed) + size as u64;
         debug_assert!(taken <= gate.posted.load(Relaxed), "{id}: discharged more than charged");
         gate.taken.store(taken, Release);
@@ -279,7 +288,7 @@ mod tests {
         slots.shut(old);
         assert_eq!(slots.charge(old, 1), Err(SendError::Closed));
         assert!(slots.charge(new, 10).is_err(), "what the old channel had posted still lies in the mail");
-        slots.discharge(old, 3);
+        slots.discharge(old, 3, None);
         assert_eq!(
             (slots.charge(new, 10), slots.queued(new), slots.queued(old)),
             (Ok(Framing::STREAM), 10, 0)
@@ -322,17 +331,15 @@ mod tests {
         assert_eq!(slots.charge(id, 201), Err(SendError::TooBig { size: 201, max: 200 }));
         assert_eq!(slots.charge(id, 150), Ok(Framing::STREAM), "one message may pass outbox_max");
         assert_eq!(slots.charge(id, 1), Err(SendError::WouldBlock { queued: 150, size: 1, max: 100 }));
-        slots.discharge(id, 150);
-        slots.publish_queued(id, 49);
+        slots.discharge(id, 150, Some(49));
         assert_eq!(slots.charge(id, 150), Ok(Framing::STREAM), "as long as it is below outbox_high");
-        slots.discharge(id, 150);
-        slots.publish_queued(id, 99);
+        slots.discharge(id, 150, Some(99));
         assert_eq!(slots.charge(id, 2), Err(SendError::WouldBlock { queued: 99, size: 2, max: 100 }));
         assert_eq!(slots.charge(id, 1), Ok(Framing::STREAM));
         assert_eq!(slots.queued(id), 100);
         slots.shut(id);
         assert_eq!(slots.charge(id, 1), Err(SendError::Closed));
-        slots.discharge(id, 1);
+        slots.discharge(id, 1, Some(99));
         assert_eq!(slots.charge(id, 1), Err(SendError::Closed), "a discharge opens nothing");
         slots.free(id);
         let next = slots.allocate().unwrap();
@@ -391,9 +398,8 @@ mod tests {
         // The loop: takes what was posted, and sends it.
         while !sender.is_finished() {
             let posted = slots.queued(id);
-            let is_refused = slots.publish_queued(id, posted);
-            slots.discharge(id, posted);
-            if slots.publish_queued(id, 0) || is_refused {
+            slots.discharge(id, posted, Some(posted));
+            if slots.publish_queued(id, 0) {
                 call.send(()).unwrap();
             }
         }
@@ -414,7 +420,7 @@ mod tests {
                         slots.open(a, usize::MAX, Framing::STREAM);
                         slots.charge(a, 10).unwrap();
                         assert!(slots.charge(a, 1).is_err());
-                        slots.discharge(a, 10);
+                        slots.discharge(a, 10, None);
                         slots.free(a);
                         slots.free(b);
                         assert!(!slots.is_live(a));

@@ -168,13 +168,14 @@ impl Core {
         send: impl FnOnce(&mut Channel, &mut ChunkPool) -> Result<(), SendError>,
     ) {
         self.posted_sends = true;
-        if let Some((channel, pool)) = self.touch(id)
-            && let Err(error) = send(channel, pool)
-        {
-            // It closed after the bytes were posted; its report has them as unsent.
-            tracing::debug!(channel = %id, %error, "a posted send came too late");
-            channel.count_too_late(size);
-        }
-        self.port().slots.discharge(id, size);
+        let queued = self.touch(id).map(|(channel, pool)| {
+            if let Err(error) = send(channel, pool) {
+                // It closed after the bytes were posted; its report has them as unsent.
+                tracing::debug!(channel = %id, %error, "a posted send came too late");
+                channel.count_too_late(size);
+            }
+            channel.queued()
+        });
+        self.port().slots.discharge(id, size, queued);
     }
 }
