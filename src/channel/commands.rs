@@ -182,6 +182,11 @@ impl Channel {
         }
     }
 
+    /// Another thread has sent, or tried to, and is to know how much is queued.
+    pub(crate) fn note_posted(&mut self) {
+        self.facts.posted_to = true;
+    }
+
     /// Another thread was refused for want of room, and waits to be called back.
     pub(crate) fn note_refused(&mut self) {
         self.facts.refused = true;

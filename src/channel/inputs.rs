@@ -1,7 +1,7 @@
 //! What happened to a channel: completions of the driver, and time.
 
 use super::lifecycle::Ending;
-use super::{Channel, ChunkPool, Inbound, Phase};
+use super::{Channel, ChunkPool, Facts, Inbound, Phase};
 use crate::addr::{Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::driver::Batch;
@@ -141,7 +141,8 @@ impl Channel {
 
     /// True when a batch that came back leaves nothing to be sent, told or done, and no deadline is nearer than it was.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.phase == Phase::Open && self.outbox.is_empty() && !self.facts.drained && !self.facts.fin_wanted
+        let Facts { drained, fin_wanted, posted_to, .. } = self.facts;
+        self.phase == Phase::Open && self.outbox.is_empty() && !drained && !fin_wanted && !posted_to
     }
 
     fn handle_send_failed(&mut self, errno: Errno, pool: &mut ChunkPool, now: Mono) {

@@ -135,6 +135,8 @@ struct Facts {
     drained: bool,
     /// A send was refused and the program not called back since.
     refused: bool,
+    /// Another thread has sent, or tried to: from then on all are told how much is queued.
+    posted_to: bool,
     /// The send that is out, or was last, has control frames and nothing else.
     only_control: bool,
     /// The `Closed` event was given.
@@ -321,6 +323,11 @@ impl Channel {
     #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.outbox.queued()
+    }
+
+    /// True when other threads are to be told how much is queued.
+    pub(crate) fn is_posted_to(&self) -> bool {
+        self.facts.posted_to
     }
 
     #[cfg(test)]

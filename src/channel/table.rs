@@ -102,6 +102,14 @@ impl ChannelTable {
         Some(&mut row.channel)
     }
 
+    /// The same for the channel that has the id's slot now.
+    pub(crate) fn touch_slot(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        let index = self.index(id)?;
+        let row = self.rows.get_mut(index)?.as_mut()?;
+        row.touch(&mut self.dirty);
+        Some(&mut row.channel)
+    }
+
     /// Walks all channels; those `change` says it changed are touched.
     pub(crate) fn touch_each(&mut self, mut change: impl FnMut(&mut Channel) -> bool) {
         for row in self.rows.iter_mut().flatten() {
@@ -191,6 +199,9 @@ mod tests {
         }
         table.check();
         assert_eq!((table.len(), table.ids()), (1, vec![id(12, 2)]));
+        assert_eq!(table.touch_slot(id(12, 1)).map(|channel| channel.id()), Some(id(12, 2)));
+        assert!(table.touch_slot(id(11, 1)).is_none() && table.touch_slot(id(15, 1)).is_none());
+        table.check();
     }
 
     #[test]

@@ -167,8 +167,8 @@ impl Core {
         size: usize,
         send: impl FnOnce(&mut Channel, &mut ChunkPool) -> Result<(), SendError>,
     ) {
-        self.posted_sends = true;
         let queued = self.touch(id).map(|(channel, pool)| {
+            channel.note_posted();
             if let Err(error) = send(channel, pool) {
                 // It closed after the bytes were posted; its report has them as unsent.
                 tracing::debug!(channel = %id, %error, "a posted send came too late");
@@ -177,5 +177,11 @@ impl Core {
             channel.queued()
         });
         self.port().slots.discharge(id, size, queued);
+        // Who sends to the next channel of the slot may have been refused for these bytes' sake.
+        if queued.is_none()
+            && let Some(next) = self.channels.touch_slot(id)
+        {
+            next.note_posted();
+        }
     }
 }

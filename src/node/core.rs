@@ -77,8 +77,6 @@ pub(crate) struct Core {
     accepting: bool,
     /// True when a channel came or went since [`Core::accept_change`] looked.
     slots_changed: bool,
-    /// True once another thread has sent: from then on it is told how full the outboxes are.
-    pub(super) posted_sends: bool,
     /// When the shutdown's grace is over, once there is one.
     pub(crate) stop_at: Option<Mono>,
     pub(super) mail: Mail,
@@ -117,7 +115,6 @@ impl Core {
             waiting: VecDeque::new(),
             accepting: true,
             slots_changed: false,
-            posted_sends: false,
             stop_at: None,
             mail: Mail::default(),
             handle,
@@ -349,8 +346,7 @@ impl Core {
             return false;
         };
         channel.handle_sent(batch, error, &mut self.pool, self.now);
-        // Those who post look how full the outbox is.
-        if channel.is_at_rest() && !self.posted_sends {
+        if channel.is_at_rest() {
             return false;
         }
         let tells = channel.has_deliverable();
@@ -372,9 +368,9 @@ impl Core {
         self.arm_timer(id, deadline);
     }
 
-    /// Tells other threads how full the outbox is, if any of them sends. True, once, when one of them was refused.
+    /// Tells other threads how full the outbox is, if any of them sends on it. True, once, when one of them was refused.
     pub(crate) fn publish_queued(&self, id: ChannelId) -> bool {
-        let channel = self.channels.get(id).filter(|_| self.posted_sends);
+        let channel = self.channels.get(id).filter(|channel| channel.is_posted_to());
         channel.is_some_and(|channel| self.port().slots.publish_queued(id, channel.queued()))
     }
 

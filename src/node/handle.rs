@@ -117,7 +117,7 @@ impl Handle {
 
     /// Bytes that wait to be sent on the channel, those on their way to its loop included; 0 when it is closed.
     ///
-    /// It is the loop's word of its last turn, and loops say it only once other threads, or other loops, have sent.
+    /// It is the loop's last word, which it says in each turn, of channels on which other threads, or other loops, have sent.
     pub fn queued(&self, channel: ChannelId) -> usize {
         self.shared.port_of(channel).map_or(0, |port| port.slots.queued(channel))
     }

@@ -14,7 +14,7 @@ use crate::channel::{Room, Slots};
 use crate::config::Config;
 use crate::driver::uring::UringDriver;
 use crate::driver::{Settings, Waker};
-use crate::error::DialError;
+use crate::error::{DialError, SendError};
 use crate::node::command::UNTIMED;
 use crate::node::handle::Handle;
 use crate::node::mailbox::Mailbox;
@@ -219,5 +219,39 @@ fn a_name_that_cannot_be_looked_up_for_want_of_lookups_is_not_one_that_was_not_f
     turn_until(&mut event_loop, |_| !reports.borrow().is_empty());
     let report = reports.borrow()[0].to_string();
     assert_eq!(report, "limit by us: too many names are being looked up; try again, or raise lookups");
+    event_loop.end(Ok(())).unwrap();
+}
+
+/// Keeps the ids of whom there was room for again.
+struct Drained(Journal<ChannelId>);
+
+impl Handler for Drained {
+    fn on_drained(&mut self, _: &mut Context<'_>, channel: ChannelId) {
+        self.0.borrow_mut().push(channel);
+    }
+}
+
+#[test]
+fn who_is_refused_for_what_an_earlier_channel_left_in_the_mail_is_called_back() {
+    let drained = Rc::default();
+    let config = Config { mode: Mode::Stream, ..one_channel() };
+    let (outbox_low, outbox_max) = (config.limits.outbox_low, config.limits.outbox_max);
+    let (mut event_loop, handle, address) = listening(config, Drained(Rc::clone(&drained)));
+    let _clients: Vec<_> = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
+    turn_until(&mut event_loop, |it| it.core.waiting_count() == 1);
+    let first = event_loop.core.channels.ids()[0];
+    handle.send(first, &vec![0; outbox_max]).unwrap();
+    event_loop.core.channels.touch(first).unwrap().abort();
+    // Turns in which the mail is not looked at, as when the handler was slow.
+    while event_loop.core.waiting_count() == 1 {
+        event_loop.reap();
+        event_loop.flush();
+        event_loop.driver.turn(Wait::Not).unwrap();
+    }
+    let second = event_loop.core.channels.ids()[0];
+    assert_eq!((second.slot(), handle.queued(second)), (first.slot(), outbox_max));
+    assert!(matches!(handle.send(second, &[0]), Err(SendError::WouldBlock { .. })));
+    turn_until(&mut event_loop, |_| !drained.borrow().is_empty());
+    assert_eq!((drained.borrow()[0], handle.send(second, &vec![0; outbox_low])), (second, Ok(())));
     event_loop.end(Ok(())).unwrap();
 }
