@@ -362,7 +362,7 @@ impl Core {
         let (is_over, deadline) = (channel.is_sending_over(), channel.deadline());
         if is_over {
             self.port().slots.shut(id);
-        } else if self.publish_queued(id) {
+        } else if self.publish_queued(id) && !planted!(ForgetRefused) {
             self.on_channel(id, Channel::note_refused);
         }
         self.arm_timer(id, deadline);

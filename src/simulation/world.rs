@@ -15,7 +15,7 @@ use crate::clock::Mono;
 use crate::config::Mode;
 use crate::driver::uring::sim::choices::{Choices, Fault, Faults, SplitMix};
 use crate::driver::uring::sim::network::{HostId, Network};
-use crate::error::CommandError;
+use crate::error::{CommandError, SendError};
 use crate::id::ChannelId;
 use crate::simulation::node::{Node, PORT, Surroundings};
 
@@ -67,6 +67,8 @@ impl World {
             self.step()?;
         }
         self.heal()?;
+        self.settle()?;
+        self.press();
         self.settle()?;
         self.end()
     }
@@ -221,7 +223,10 @@ impl World {
         }
         let (_, key, id) = live[self.below(live.len())];
         match what {
-            0..=9 if is_posted(id) => self.post_send(node, &mut ledger, key, id),
+            0..=9 if is_posted(id) => {
+                let size = self.below(self.around.settings.largest_send);
+                self.post_send(node, &mut ledger, key, id, size);
+            }
             0..=9 => {}
             10..=12 => {
                 // From now on the program may be given nothing or something.
@@ -271,15 +276,21 @@ impl World {
         }
     }
 
-    fn post_send(&self, node: &Node, ledger: &mut Ledger, key: Key, id: ChannelId) {
-        let size = self.below(self.around.settings.largest_send);
+    fn post_send(&self, node: &Node, ledger: &mut Ledger, key: Key, id: ChannelId, size: usize) {
         let bytes = ledger.next_bytes(key, size);
         let posted = match self.below(2) {
             0 => node.handle.send(id, &bytes),
             _ => node.handle.send_bytes(id, bytes.clone().into()),
         };
-        if posted.is_ok() {
-            ledger.sent(key, bytes.len());
+        match posted {
+            Ok(()) => ledger.sent(key, bytes.len()),
+            Err(SendError::WouldBlock { .. }) => ledger.begin(key, id).refused = true,
+            Err(SendError::TooBig { .. } | SendError::Busy | SendError::NotOpen | SendError::Closed) => {}
+        }
+        // Nobody else sends on it, and in a stream nothing else is sent.
+        let (queued, max) = (node.handle.queued(id), self.around.settings.config.limits.outbox_max);
+        if ledger.is_stream && queued > max {
+            ledger.failure.get_or_insert_with(|| format!("{key:?}: {queued} bytes wait, of at most {max}"));
         }
     }
 
@@ -318,6 +329,17 @@ impl World {
             let Some(owed) = owed else { return Ok(()) };
             if self.now() > deadline || !self.step_bounded()? {
                 return Err(format!("healed for {} s: {owed}", LIVENESS.as_secs()));
+            }
+        }
+    }
+
+    /// Threads are refused though little waits: they must be called back all the same.
+    fn press(&self) {
+        let most = self.around.settings.config.limits.outbox_max;
+        for (node, key, id) in self.live_channels().into_iter().filter(|&(.., id)| is_posted(id)) {
+            for size in [1, most] {
+                let mut ledger = self.around.ledger.borrow_mut();
+                self.post_send(&self.nodes[node], &mut ledger, key, id, size);
             }
         }
     }
