@@ -196,6 +196,17 @@ fn a_usage_error_is_exit_2_and_names_what_is_wrong() {
 }
 
 #[test]
+fn memory_that_is_refused_is_exit_2_and_names_the_setting() {
+    let script = r#"ulimit -v 300000; exec "$0" run --listen 127.0.0.1:0 --channels 0:16777216"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_ringlink")]).stdin(Stdio::null());
+    let output = within("the process to end", move || command.output().unwrap());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--channels") && said.contains("no memory"), "{said}");
+}
+
+#[test]
 fn without_a_command_it_says_how_to_use_it() {
     let output = output(&[]);
     assert_eq!(output.status.code(), Some(2));

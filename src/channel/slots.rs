@@ -2,6 +2,7 @@
 //! id, and a send from another thread its answer, without asking the loop. The channels themselves are in `table.rs`,
 //! which the loop alone owns.
 
+use std::collections::TryReserveError;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -78,10 +79,13 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn new(first: u32, count: u32, room: Room) -> Self {
+    /// An error: there is no memory for so many.
+    pub(crate) fn new(first: u32, count: u32, room: Room) -> Result<Self, TryReserveError> {
         assert!(first.checked_add(count).is_some(), "the configuration was validated");
-        let gates = (0..count).map(|_| Gate::default()).collect();
-        Self { first, room, gates, free: Mutex::default() }
+        let mut gates = Vec::new();
+        gates.try_reserve_exact(count as usize)?;
+        gates.resize_with(count as usize, Gate::default);
+        Ok(Self { first, room, gates: gates.into(), free: Mutex::default() })
     }
 
     pub(crate) fn first(&self) -> u32 {
@@ -268,7 +272,7 @@ mod tests {
 
     fn slots(first: u32, count: u32, mode: Mode, outbox_max: usize) -> Slots {
         let limits = Limits { outbox_high: outbox_max / 2, outbox_max, ..Limits::default() };
-        Slots::new(first, count, Room::new(mode, &limits))
+        Slots::new(first, count, Room::new(mode, &limits)).unwrap()
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) fn unavailable(error: io::Error) -> DriverError {
             "this kernel's io_uring is too old",
             "Linux 6.0 or later is needed, 5.11 or later for the driver tokio-uring",
         ),
+        None if error.kind() == io::ErrorKind::OutOfMemory => (
+            "there is not enough memory for receive buffers",
+            "ask for fewer or smaller ones, or for fewer loops",
+        ),
         Some(_) | None => ("the ring could not be set up", "see the error"),
     };
     DriverError::Unavailable { cause, remedy, error }

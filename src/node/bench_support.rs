@@ -80,7 +80,8 @@ impl BusyLoop {
         let at = Endpoint::Tcp(([127, 0, 0, 1], 1).into());
         driver.listen(ListenerId(0), &at, false).expect("nothing fails");
         let port = Port {
-            slots: Slots::new(0, channels, Room::new(mode, &config.limits)),
+            slots: Slots::new(0, channels, Room::new(mode, &config.limits))
+                .expect("there is memory for a few channels"),
             mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
             counters: Arc::clone(&counters),
             thread: std::thread::current().id(),

@@ -24,7 +24,8 @@ impl Builder {
     }
 
     /// Channel ids have slots from `start` on, and at most `size` channels exist at once. With several loops each has
-    /// its share of them. Default: 16,384 from 0; at most 16,777,216. Each channel takes a descriptor.
+    /// its share of them. Default: 16,384 from 0; at most 16,777,216. Each channel takes a descriptor, and
+    /// 32 bytes of memory before it exists.
     pub fn channels(mut self, start: u32, size: u32) -> Self {
         (self.config.first_slot, self.config.channels) = (start, size);
         self

@@ -106,7 +106,8 @@ fn start_on<D: Driver + 'static, H: Handler>(
     let mut ports = Vec::new();
     let shares = split_slots(config.first_slot, config.channels, config.loops);
     for (index, (first, count)) in shares.into_iter().enumerate() {
-        let slots = Slots::new(first, count, Room::new(config.mode, &config.limits));
+        let slots = Slots::new(first, count, Room::new(config.mode, &config.limits))
+            .map_err(|_| no_memory(config.channels))?;
         let (recruit, port) = recruit(index, make_driver, slots, &config, seed, &make)?;
         recruits.push(recruit);
         ports.push(port);
@@ -280,6 +281,13 @@ fn run_to_the_end(index: usize, handle: &Handle, run: impl FnOnce() -> Outcome) 
     // A loop that panicked has not done it, and whoever waits for its answer would wait for ever.
     drop(handle.shared().ports[index].mailbox.close());
     outcome
+}
+
+fn no_memory(channels: u32) -> ConfigError {
+    ConfigError {
+        setting: "channels",
+        why: format!("there is no memory for a table of {channels}; ask for fewer"),
+    }
 }
 
 /// Has every loop listen at every address, and says where that is.

@@ -76,7 +76,8 @@ impl Node {
             .listen(ListenerId(0), &at, false)
             .map_err(|error| DriverError::Kernel { doing: "listening", error })?;
         let port = Port {
-            slots: Slots::new(config.first_slot, config.channels, Room::new(config.mode, &config.limits)),
+            slots: Slots::new(config.first_slot, config.channels, Room::new(config.mode, &config.limits))
+                .expect("there is memory for a few channels"),
             mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
             counters: Arc::clone(&counters),
             thread: std::thread::current().id(),

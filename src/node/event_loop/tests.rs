@@ -40,7 +40,7 @@ fn listening<H: Handler>(config: Config, handler: H) -> (EventLoop<UringDriver, 
     let mut driver = UringDriver::new(settings, Arc::clone(&counters)).unwrap();
     let local = driver.listen(ListenerId(0), &at, false).unwrap();
     let port = Port {
-        slots: Slots::new(0, config.channels, Room::new(config.mode, &config.limits)),
+        slots: Slots::new(0, config.channels, Room::new(config.mode, &config.limits)).unwrap(),
         mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
         counters: Arc::clone(&counters),
         thread: std::thread::current().id(),
