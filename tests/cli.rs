@@ -1,6 +1,7 @@
 //! The node binary, as a process: what it prints, how it ends, and what it says about a wrong command line.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -314,6 +315,31 @@ fn pipe_joins_standard_input_and_output_with_a_dialed_peer() {
 }
 
 #[test]
+fn a_pipe_whose_input_or_output_fails_is_exit_1_and_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap().to_string();
+    let pipe = |input: File, output: File| {
+        let mut command =
+            ringlink(&["run", "--mode", "stream", "--listen", "none", "--service", "pipe", "--dial", &to]);
+        let node = command.stdin(input).stdout(output).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.write_all(b"for the output").unwrap();
+        drop(peer);
+        let output = within("the pipe to end", move || node.wait_with_output().unwrap());
+        (output.status.code(), text(&output.stderr))
+    };
+    let (full, null) =
+        (|| File::options().write(true).open("/dev/full").unwrap(), || File::open("/dev/null").unwrap());
+    let sink = || File::options().write(true).open("/dev/null").unwrap();
+    let (code, said) = pipe(null(), full());
+    assert!(code == Some(1) && said.contains("cannot write the output: No space left"), "{code:?} {said}");
+    let (code, said) = pipe(File::open("/").unwrap(), sink());
+    assert!(code == Some(1) && said.contains("cannot read the input: Is a directory"), "{code:?} {said}");
+    let (code, said) = pipe(null(), sink());
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn an_address_where_nobody_listens_is_dialed_until_somebody_does() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let node = Running::start(&["--listen", "none", "--dial", &nobody, "--service", "pipe"]);
@@ -421,7 +447,7 @@ fn end_of_input_ends_a_pipe_and_nothing_else() {
 /// A node in message mode with the pipe service; its log is kept.
 fn message_pipe(args: &[&str], log: &std::path::Path) -> Running {
     let mut command = ringlink(&[&["run", "--service", "pipe"], args].concat());
-    command.stderr(std::fs::File::create(log).unwrap());
+    command.stderr(File::create(log).unwrap());
     Running::spawn(command)
 }
 

@@ -45,6 +45,8 @@ struct Shared {
     input_changed: Condvar,
     output: Mutex<Output>,
     output_changed: Condvar,
+    /// What the input or the output failed with first.
+    failure: Mutex<Option<io::Error>>,
     outbox_low: usize,
     /// Input that may be sent without a look at the outboxes.
     window: usize,
@@ -86,6 +88,7 @@ impl Pipe {
             input_changed: Condvar::new(),
             output: Mutex::default(),
             output_changed: Condvar::new(),
+            failure: Mutex::default(),
             outbox_low: limits.outbox_low,
             // One block more than the window may be sent before the reader looks, and all of it must find room.
             window: (room / 2).clamp(1, WINDOW),
@@ -121,11 +124,16 @@ impl Pipe {
     }
 
     /// Waits until everything received is written, or the output is broken or given up.
-    pub fn flush(&self) {
+    ///
+    /// # Errors
+    /// What reading the input or writing the output failed with, once. That the output's reader has left is none.
+    pub fn flush(&self) -> io::Result<()> {
         let mut output = lock(&self.shared.output);
         while output.pending() > 0 && !output.is_broken {
             output = wait(&self.shared.output_changed, output);
         }
+        drop(output);
+        lock(&self.shared.failure).take().map_or(Ok(()), Err)
     }
 
     /// Gives the output up when this time is over.
@@ -230,6 +238,13 @@ impl Handler for Pipe {
     }
 }
 
+impl Shared {
+    fn fail(&self, what: &str, error: &io::Error) {
+        tracing::error!(%error, what);
+        lock(&self.failure).get_or_insert_with(|| io::Error::new(error.kind(), format!("{what}: {error}")));
+    }
+}
+
 /// The input's side.
 impl Shared {
     fn read_input(&self, node: &Handle, mode: Mode, mut input: impl BufRead) {
@@ -240,7 +255,7 @@ impl Shared {
                 Ok(Some(block)) => block,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::error!(%error, "cannot read the input");
+                    self.fail("cannot read the input", &error);
                     break;
                 }
             };
@@ -380,8 +395,12 @@ impl Shared {
         loop {
             self.take_output(node, &mut taken);
             if let Err(error) = to.write_all(&taken).and_then(|()| to.flush()) {
-                // The reader of our output has left, as in `ringlink run … | head -1`: there is nothing left to do.
-                tracing::info!(%error, "the output is closed");
+                // There is nothing left to do.
+                if error.kind() == io::ErrorKind::BrokenPipe {
+                    tracing::info!(%error, "the output's reader has left"); // as in `ringlink run … | head -1`
+                } else {
+                    self.fail("cannot write the output", &error);
+                }
                 let mut output = lock(&self.output);
                 *output = Output { is_broken: true, ..Output::default() };
                 drop(output);

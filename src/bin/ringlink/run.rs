@@ -48,7 +48,7 @@ fn pipe(flags: &RunFlags) -> anyhow::Result<bool> {
         connected.connect(&node.handle(), mode, input, File::from(output)).context("cannot start a thread")
     };
     let ended = serve(flags, move |_| handler.clone(), connect, move |grace| stopped.hurry(grace))?;
-    pipe.flush();
+    pipe.flush()?;
     Ok(ended)
 }
 

@@ -70,7 +70,7 @@ fn flush_gives_up_when_told_to_hurry() {
     let pipe = Pipe::new(&Limits::default());
     lock(&pipe.shared.output).waiting.push(1);
     pipe.hurry(Duration::ZERO);
-    pipe.flush();
+    pipe.flush().unwrap();
 }
 
 /// A pipe whose loop stands still in `on_data`, from when the input may go on until it has ended.

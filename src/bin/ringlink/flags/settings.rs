@@ -126,7 +126,7 @@ impl LimitFlags {
     pub(crate) fn set(&self, limits: &mut Limits) {
         set(&mut limits.outbox_max, self.outbox_max);
         // Watermarks that nobody named follow a smaller cap down.
-        limits.outbox_high = self.outbox_high.unwrap_or(limits.outbox_high.min(limits.outbox_max / 4));
+        limits.outbox_high = self.outbox_high.unwrap_or(limits.outbox_high.min(limits.outbox_max / 4).max(1));
         limits.outbox_low = self.outbox_low.unwrap_or(limits.outbox_low.min(limits.outbox_high / 4));
         set(&mut limits.dial_timeout, self.dial_timeout);
         set(&mut limits.close_timeout, self.close_timeout);
