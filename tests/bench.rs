@@ -358,6 +358,32 @@ fn results_are_written_in_every_form() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_is_named_before_the_run_and_a_full_one_loses_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("no/such/folder").display().to_string();
+    // A run of an hour would not end in the test's time.
+    for line in [
+        "echo -d 1h --json",
+        "echo -d 1h --csv",
+        "echo -d 1h --hgrm",
+        "compare -d 1h --json",
+        "compare -d 1h --markdown",
+    ] {
+        let output = bench(&format!("{line} {nowhere}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains(&format!("cannot write {nowhere}: No such file")), "{line}: {said}");
+    }
+    let output = bench("echo -c 1 -d 100ms -w 0 -q --pin none --csv /dev/full");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\nOK "), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("cannot write /dev/full: No space"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn connections_of_one_side_are_looked_at_while_they_are_open() {
     let result = json(&format!("echo -c 7 {SHORT}"), 0);
     for side in ["client", "server"] {

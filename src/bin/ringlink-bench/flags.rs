@@ -6,7 +6,7 @@ mod tools;
 mod workloads;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -135,6 +135,18 @@ pub(crate) struct OutputFlags {
     /// Write the latency's percentiles in HdrHistogram's format.
     #[arg(long, value_name = "FILE")]
     pub(crate) hgrm: Option<PathBuf>,
+}
+
+impl OutputFlags {
+    /// The result goes to standard output as JSON.
+    pub(crate) fn is_json_shown(&self) -> bool {
+        self.json.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let json = self.json.as_deref().filter(|_| !self.is_json_shown());
+        [json, self.csv.as_deref(), self.hgrm.as_deref()].into_iter().flatten()
+    }
 }
 
 /// Which processor each end runs on.

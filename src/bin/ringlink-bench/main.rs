@@ -25,11 +25,9 @@ mod workload;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use crate::flags::{Command, CommonFlags, CompareFlags, DiffFlags, Flags};
 use crate::report::html::Page;
-use crate::report::{Report, json, text};
+use crate::report::{Report, files, json, text};
 
 const FAILED: u8 = 1;
 
@@ -54,20 +52,18 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Echo(flags) => show("echo", workload::echo::run(&flags), &flags.common),
-        Command::Msg(flags) => show("msg", workload::msg::run(&flags), &flags.common),
-        Command::Bulk(flags) => show("bulk", workload::bulk::run(&flags), &flags.common),
-        Command::Connect(flags) => show("connect", workload::connect::run(&flags), &flags.common),
-        Command::Idle(flags) => show("idle", workload::echo::run_idle(&flags), &flags.common),
-        Command::Fan(flags) => show("fan", workload::fan::run(&flags), &flags.common),
+        Command::Echo(flags) => show("echo", &flags.common, || workload::echo::run(&flags)),
+        Command::Msg(flags) => show("msg", &flags.common, || workload::msg::run(&flags)),
+        Command::Bulk(flags) => show("bulk", &flags.common, || workload::bulk::run(&flags)),
+        Command::Connect(flags) => show("connect", &flags.common, || workload::connect::run(&flags)),
+        Command::Idle(flags) => show("idle", &flags.common, || workload::echo::run_idle(&flags)),
+        Command::Fan(flags) => show("fan", &flags.common, || workload::fan::run(&flags)),
         Command::Compare(flags) => compare_all(&flags),
         Command::Diff(flags) => diff(&flags),
         Command::Report(flags) => {
             let mut page = Page::default();
             flags.files.iter().try_for_each(|path| page.add(path))?;
-            std::fs::write(&flags.html, page.html())
-                .with_context(|| format!("cannot write {}", flags.html.display()))?;
-            Ok(0)
+            files::write(&flags.html, &page.html()).map(|()| 0)
         }
         Command::Serve(flags) => serve::serve(&flags).map(|()| 0),
         Command::Selftest => selftest::selftest().map(|all_hold| u8::from(!all_hold)),
@@ -79,14 +75,15 @@ fn execute(command: Command) -> anyhow::Result<u8> {
 }
 
 fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
+    [&flags.json, &flags.markdown].into_iter().flatten().try_for_each(|path| files::try_out(path))?;
     let comparison = compare::compare(flags)?;
+    json::line(compare::table(&comparison).trim_end())?;
     if let Some(path) = &flags.json {
-        std::fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")?;
+        files::write(path, &(serde_json::to_string_pretty(&comparison)? + "\n"))?;
     }
     if let Some(path) = &flags.markdown {
-        std::fs::write(path, compare::markdown(&comparison))?;
+        files::write(path, &compare::markdown(&comparison))?;
     }
-    json::line(compare::table(&comparison).trim_end())?;
     Ok(match () {
         () if signals::interrupted() => 130,
         () if flags.strict && !comparison.is_whole() => 4,
@@ -101,9 +98,14 @@ fn diff(flags: &DiffFlags) -> anyhow::Result<u8> {
 }
 
 /// Gives a result out in every form that was asked for; to machines also what became of a run that could not be made.
-fn show(kind: &str, run: anyhow::Result<Report>, common: &CommonFlags) -> anyhow::Result<u8> {
+fn show(
+    kind: &str,
+    common: &CommonFlags,
+    run: impl FnOnce() -> anyhow::Result<Report>,
+) -> anyhow::Result<u8> {
     let output = &common.output;
-    let report = &match run {
+    output.files().try_for_each(files::try_out)?;
+    let report = &match run() {
         Ok(report) => report,
         Err(error) => {
             let report = Report::failed(kind, common.target.as_deref(), format!("{error:#}"));
@@ -116,19 +118,16 @@ fn show(kind: &str, run: anyhow::Result<Report>, common: &CommonFlags) -> anyhow
             return Err(error);
         }
     };
-    let mut is_told = output.json_stream;
-    if let Some(path) = &output.json {
-        json::write(report, path)?;
-        is_told |= path.as_os_str() == "-";
-    }
-    if let Some(path) = &output.csv {
-        std::fs::write(path, json::csv(report))?;
-    }
     if output.json_stream {
         json::stream(&json::Event::End { report })?;
-    }
-    if !is_told {
+    } else if !output.is_json_shown() {
         json::line(text::text(report).trim_end())?;
+    }
+    if let Some(path) = &output.json {
+        json::write(report, path)?;
+    }
+    if let Some(path) = &output.csv {
+        files::write(path, &json::csv(report))?;
     }
     Ok(report.exit_code(common.strict))
 }

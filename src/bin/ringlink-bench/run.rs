@@ -15,7 +15,7 @@ use crate::engine::Wiring;
 use crate::environment::{self, Environment};
 use crate::far_end::FarEnd;
 use crate::flags::{Backend, CommonFlags, Pin};
-use crate::report::{self, Report, Tool, Totals, Workload};
+use crate::report::{self, Report, Tool, Totals, Workload, files};
 use crate::workload::{Gate, Lengths, News, Tally};
 use crate::{clock, signals};
 use collect::{Collected, Collector};
@@ -201,8 +201,8 @@ impl Job<'_> {
         };
         if let Some(path) = &self.common.output.hgrm {
             let histogram = if self.workload.pace == "open" { &tally.response } else { &tally.service };
-            if let Err(error) = std::fs::write(path, histogram.hgrm()) {
-                tracing::error!(path = %path.display(), %error, "cannot write the percentiles");
+            if let Err(error) = files::write(path, &histogram.hgrm()) {
+                tracing::error!("{error:#}");
             }
         }
         report

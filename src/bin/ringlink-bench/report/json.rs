@@ -7,14 +7,14 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{Interval, Report};
+use super::{Interval, Report, files};
 
 pub(crate) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(report).context("a report is JSON")?;
     if path.as_os_str() == "-" {
         return line(&text);
     }
-    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    files::write(path, &(text + "\n"))
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Report> {

@@ -2,6 +2,7 @@
 //! Names have their unit at the end; within schema 1 names are added, never changed.
 
 pub(crate) mod diff;
+pub(crate) mod files;
 pub(crate) mod html;
 pub(crate) mod json;
 mod svg;

@@ -1,0 +1,23 @@
+//! The files that results go to.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// Whether the file could be written: said before a run, which would else be for nothing. It is there afterwards.
+pub(crate) fn try_out(path: &Path) -> anyhow::Result<()> {
+    // Whoever reads a pipe would take the end of this for the end of the result.
+    if fs::metadata(path).is_ok_and(|at| !at.is_file() && !at.is_dir()) {
+        return Ok(());
+    }
+    OpenOptions::new().create(true).append(true).open(path).map(drop).with_context(|| cannot_write(path))
+}
+
+pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| cannot_write(path))
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
