@@ -48,9 +48,15 @@ impl FromStr for Address {
         if text.is_empty() {
             return Err(fail("it is empty"));
         }
+        let of_host = |host: &str, port| match host.parse::<Ipv6Addr>() {
+            Ok(ip) if ip.is_unicast_link_local() => {
+                Err(fail("a link-local address needs its interface, as in [fe80::1%eth0]:7000"))
+            }
+            Ok(_) | Err(_) => Ok(Self::Host(host.to_owned(), port)),
+        };
         let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
         if is_literal(bare) {
-            return Ok(Self::Host(bare.to_owned(), DEFAULT_PORT));
+            return of_host(bare, DEFAULT_PORT);
         }
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) => {
@@ -69,7 +75,7 @@ impl FromStr for Address {
         if host.chars().any(is_in_no_host) {
             return Err(fail("the host has a character no host has"));
         }
-        Ok(Self::Host(host.to_owned(), port))
+        of_host(host, port)
     }
 }
 
@@ -231,6 +237,8 @@ mod tests {
             ("[fe80::1%a b]:1", "not an IP address"),
             ("[127.0.0.1%lo]:1", "not an IP address"),
             ("fe80::1%eth0:1", "needs brackets"),
+            ("fe80::1", "needs its interface"),
+            ("[fe80::1]:1", "needs its interface"),
             ("a b:1", "a character no host has"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
