@@ -62,6 +62,7 @@ mod faults {
         SpinOnEmfile = "spin-on-emfile", "accepts again at once when there are no descriptors";
         LostWake = "lost-wake", "does not arm the waker again when its multishot ended";
         LostOperation = "lost-operation", "forgets what did not fit into the submission queue";
+        LostAct = "lost-act", "does not tell another loop what is to become of its link";
         ForgetRefused = "forget-refused", "does not call back for a thread whose send was refused";
         NoGeneration = "no-generation", "takes a stale id for the slot's next channel";
     }

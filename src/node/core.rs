@@ -133,8 +133,8 @@ impl Core {
 
     /// The way to a channel of another loop.
     pub(crate) fn elsewhere(&self, id: ChannelId) -> Option<&Handle> {
-        let port = self.handle.shared().port_of(id)?;
-        (port.thread != self.port().thread).then_some(&self.handle)
+        let index = self.handle.shared().loop_of(id)?;
+        (index != self.index).then_some(&self.handle)
     }
 
     pub(crate) fn list(&self) -> Vec<ChannelInfo> {

@@ -86,10 +86,16 @@ impl Shared {
     }
 
     /// The loop that owns the channel's slot; `None` for an id of another node.
-    pub(crate) fn port_of(&self, channel: ChannelId) -> Option<&Port> {
+    pub(crate) fn loop_of(&self, channel: ChannelId) -> Option<usize> {
         let after = self.ports.partition_point(|port| port.slots.first() <= channel.slot());
-        let port = &self.ports[after.checked_sub(1)?];
-        (channel.slot() - port.slots.first() < port.slots.count()).then_some(port)
+        let index = after.checked_sub(1)?;
+        let slots = &self.ports[index].slots;
+        (channel.slot() - slots.first() < slots.count()).then_some(index)
+    }
+
+    /// The side of that loop that other threads may touch.
+    pub(crate) fn port_of(&self, channel: ChannelId) -> Option<&Port> {
+        self.loop_of(channel).map(|index| &self.ports[index])
     }
 
     /// The loop of the next dial: each in turn.

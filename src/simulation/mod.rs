@@ -15,6 +15,7 @@ mod node;
 mod program;
 mod settings;
 mod shrink;
+mod sim_loop;
 mod world;
 
 pub use shrink::shrink;

@@ -60,6 +60,7 @@ impl Program {
             self.network.borrow_mut().advance(until);
         }
         match self.below(40) {
+            18..=19 => self.reach_over(cx),
             20..=31 => self.send(cx, channel),
             32..=33 => self.pause(cx, channel),
             34..=35 => self.resume_one(cx),
@@ -146,6 +147,49 @@ impl Program {
             _ => cx.abort(channel),
         }
         self.ledger.borrow_mut().begin(self.key(channel), channel).ended = true;
+    }
+
+    /// Asks something of a channel of another loop, as another thread would.
+    fn reach_over(&self, cx: &mut Context<'_>) {
+        let mut ledger = self.ledger.borrow_mut();
+        let is_near = |id: ChannelId| cx.channel(id).is_some();
+        let live = ledger.accounts.iter().filter(|(_, account)| account.closed.is_none());
+        let far: Vec<_> = live
+            .filter(|&(&key, account)| key == self.key(account.id) && !is_near(account.id))
+            .map(|(_, account)| account.id)
+            .collect();
+        if far.is_empty() {
+            return;
+        }
+        let id = far[self.below(far.len())];
+        let key = self.key(id);
+        match self.below(8) {
+            0..=3 if is_posted(id) => {
+                let bytes = ledger.next_bytes(key, self.size());
+                match cx.send(id, &bytes) {
+                    Ok(()) => ledger.sent(key, bytes.len()),
+                    Err(SendError::WouldBlock { .. }) => ledger.begin(key, id).refused = true,
+                    Err(
+                        SendError::TooBig { .. } | SendError::Busy | SendError::NotOpen | SendError::Closed,
+                    ) => {}
+                }
+            }
+            0..=3 => {}
+            4 => cx.pause(id),
+            5 => {
+                let account = ledger.begin(key, id);
+                (account.paused, account.resumed) = (false, true);
+                cx.resume(id);
+            }
+            6 => {
+                ledger.begin(key, id).commanded = true;
+                cx.shutdown_write(id);
+            }
+            _ => {
+                ledger.begin(key, id).commanded = true;
+                cx.close(id);
+            }
+        }
     }
 
     fn dial(&self, cx: &mut Context<'_>) {

@@ -22,7 +22,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn new(random: &mut SplitMix) -> Self {
+    pub(super) fn new(random: &mut SplitMix, seed: u64) -> Self {
         let nodes = 2 + random.below(4) as usize;
         let mode = if random.below(2) == 0 { Mode::Message } else { Mode::Stream };
         let keeps = random.below(2) == 0;
@@ -35,7 +35,7 @@ impl Settings {
             nodes,
             steps: [200, 500, 1000, 3000][random.below(4) as usize],
             commands: [20, 50, 100, 300][random.below(4) as usize],
-            config: config(random, mode),
+            config: Config { loops: 1 + SplitMix(seed).below(2) as usize, ..config(random, mode) },
             largest_send: [300, 3000, 20_000][random.below(3) as usize],
             room: 1 << (8 + random.below(8)),
         }

@@ -35,7 +35,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(case: &Case, keep_trace: bool) -> Result<Self, String> {
         let mut random = SplitMix(case.seed.wrapping_mul(0xA076_1D64_78BD_642F));
-        let settings = Settings::new(&mut random);
+        let settings = Settings::new(&mut random, case.seed);
         let faults = Faults::new(&mut random, case.faults);
         let choices = Choices::new(random.next(), case.end, case.calm.clone());
         let mut network = Network::new(choices, faults, settings.room);
@@ -150,8 +150,7 @@ impl World {
 
     fn pass_time(&mut self) -> bool {
         let mut network = self.around.network.borrow_mut();
-        let deadlines =
-            self.nodes.iter().filter(|node| node.is_up()).filter_map(|node| node.outside.deadline());
+        let deadlines = self.nodes.iter().filter_map(Node::deadline);
         let next = deadlines.chain(network.next_event()).min();
         if let Some(next) = next {
             network.advance(next);
@@ -324,8 +323,12 @@ impl World {
                 }
                 continue;
             }
-            let owed =
-                self.around.ledger.borrow().undelivered(self.is_any_full()).or_else(|| self.unlinked());
+            let owed = self
+                .around
+                .ledger
+                .borrow()
+                .undelivered(self.nodes.iter().any(Node::is_any_full))
+                .or_else(|| self.unlinked());
             let Some(owed) = owed else { return Ok(()) };
             if self.now() > deadline || !self.step_bounded()? {
                 return Err(format!("healed for {} s: {owed}", LIVENESS.as_secs()));
@@ -382,11 +385,6 @@ impl World {
             }
             handle.resume(id) == Err(CommandError::Busy)
         });
-    }
-
-    /// True when some node has no channel left: who dials it waits in the backlog.
-    fn is_any_full(&self) -> bool {
-        self.nodes.iter().any(|node| node.handle.shared().ports[0].slots.is_full())
     }
 
     /// A peer to be kept that is not linked, where there are channels enough for all.
