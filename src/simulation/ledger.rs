@@ -19,6 +19,9 @@ impl Key {
         Self((node as u64) << 56 | u64::from(life) << 48 | generation << 24 | slot)
     }
 
+    /// Begins what everybody is sent.
+    const EVERYBODY: Self = Self(u64::MAX);
+
     fn of_life(self) -> u64 {
         self.0 >> 48
     }
@@ -215,6 +218,11 @@ impl Ledger {
 
     pub(super) fn received_message(&mut self, key: Key, bytes: &[u8]) {
         self.told_data(key);
+        if bytes.starts_with(&Key::EVERYBODY.0.to_le_bytes()) {
+            let right = bytes == broadcast(bytes.len());
+            return self
+                .require(right, || format!("{key:?}: a broadcast of {} bytes is spoiled", bytes.len()));
+        }
         let Some(account) = self.accounts.get_mut(&key) else { return };
         let number = account.received_messages;
         account.received_messages += 1;
@@ -366,6 +374,11 @@ fn message(key: Key, number: usize, len: usize) -> Vec<u8> {
     bytes.extend_from_slice(&(number as u64).to_le_bytes());
     bytes.extend((HEAD..len).map(|place| key.byte(number as u64, place)));
     bytes
+}
+
+/// A message for everybody. Who gets it is not accounted: it may be refused by any channel.
+pub(super) fn broadcast(len: usize) -> Vec<u8> {
+    message(Key::EVERYBODY, 0, len.max(HEAD))
 }
 
 /// Channels whose sends come from other threads alone, so that their order is known here.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::ledger::{Account, Key, Ledger, is_posted};
+use super::ledger::{Account, Key, Ledger, broadcast, is_posted};
 use super::settings::Settings;
 use super::{Case, Outcome};
 use crate::addr::{Address, Endpoint};
@@ -217,6 +217,11 @@ impl World {
             return;
         }
         if what == 16 {
+            if !ledger.is_stream && self.chance(500) {
+                let size = self.below(self.around.settings.largest_send);
+                let _ = node.handle.broadcast(&broadcast(size).into());
+                return;
+            }
             drop(ledger);
             return self.ask_of_nobody(chosen);
         }
