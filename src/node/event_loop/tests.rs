@@ -243,7 +243,9 @@ fn who_is_refused_for_what_an_earlier_channel_left_in_the_mail_is_called_back() 
     handle.send(first, &vec![0; outbox_max]).unwrap();
     event_loop.core.channels.touch(first).unwrap().abort();
     // Turns in which the mail is not looked at, as when the handler was slow.
+    let deadline = event_loop.driver.now() + PATIENCE;
     while event_loop.core.waiting_count() == 1 {
+        assert!(event_loop.driver.now() < deadline, "the second gets no channel");
         event_loop.reap();
         event_loop.flush();
         event_loop.driver.turn(Wait::Not).unwrap();
