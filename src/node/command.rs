@@ -59,6 +59,8 @@ pub(crate) enum Command {
     },
     /// To the loop that dials the persistent peers.
     Note(Note),
+    /// To the same: see [`Sought`](crate::node::sought::Sought).
+    News,
     List(SyncSender<Vec<ChannelInfo>>),
     Shutdown {
         grace: Duration,
@@ -81,6 +83,7 @@ impl Command {
             | Self::Resume(_)
             | Self::Act { .. }
             | Self::Note(_)
+            | Self::News
             | Self::List(_)
             | Self::Shutdown { .. } => 0,
         }
@@ -152,6 +155,7 @@ impl Core {
             Command::Resume(channel) => self.on_channel(channel, Channel::resume),
             Command::Act { channel, action } => self.act_on(channel, action),
             Command::Note(note) => self.note(note),
+            Command::News => self.hear_news(),
             Command::List(reply) => {
                 // Whoever asked may have given up.
                 drop(reply.send(self.list()));

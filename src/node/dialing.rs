@@ -3,7 +3,6 @@
 //!
 //! Delays have full jitter: after an outage, peers that lost the same node must not come back all at once.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::error::{CloseReason, CloseReport, DialError};
 use crate::id::ChannelId;
 use crate::link::NodeId;
 use crate::node::linking::lock;
+use crate::node::sought::Sought;
 
 /// The first retry comes within this time,
 const FIRST: Duration = Duration::from_millis(100);
@@ -29,14 +29,20 @@ const SPACING: Duration = Duration::from_millis(10);
 /// A peer may ask for this much at most, or a hostile one would be rid of us for weeks.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Who was found last at the addresses, for all loops: of links that came by themselves only those to them are told.
-pub(crate) type Sought = Mutex<BTreeSet<NodeId>>;
-
 /// What loops tell of links.
 #[derive(Debug)]
 pub(crate) enum Note {
     Opened { channel: ChannelId, node: Option<NodeId> },
     Closed { channel: ChannelId, node: Option<NodeId>, report: Box<CloseReport> },
+}
+
+impl Note {
+    /// Whom the link leads to, where that is known.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Opened { node, .. } | Self::Closed { node, .. } => *node,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +74,7 @@ pub(crate) struct Dialing {
     entries: Vec<Entry>,
     max_in_flight: usize,
     /// The nodes of `entries`.
-    sought: Arc<Sought>,
+    sought: Arc<Mutex<Sought>>,
     /// No dial before this.
     not_before: Mono,
     random: u64,
@@ -78,7 +84,7 @@ impl Dialing {
     pub(crate) fn new(
         addresses: Vec<Address>,
         max_in_flight: usize,
-        sought: Arc<Sought>,
+        sought: Arc<Mutex<Sought>>,
         seed: u64,
         now: Mono,
     ) -> Self {
@@ -152,7 +158,7 @@ impl Dialing {
             entry.node = node.or(entry.node);
         }
         if is_news {
-            *lock(&self.sought) = self.entries.iter().filter_map(|entry| entry.node).collect();
+            lock(&self.sought).set(self.entries.iter().filter_map(|entry| entry.node));
         }
     }
 

@@ -112,7 +112,7 @@ impl Core {
             }
         }
         if self.concerns_dialing(direction, node) {
-            self.tell_dialing(Note::Opened { channel: id, node });
+            self.tell_dialing(direction, Note::Opened { channel: id, node });
         }
         if !is_admitted {
             self.tell_peers(|peers| peers.handle_opened(id));
@@ -166,7 +166,10 @@ impl Core {
             closed_mono: self.now,
         });
         if self.concerns_dialing(direction, node) {
-            self.tell_dialing(Note::Closed { channel: id, node, report: Box::new(report.clone()) });
+            self.tell_dialing(
+                direction,
+                Note::Closed { channel: id, node, report: Box::new(report.clone()) },
+            );
         }
     }
 
@@ -236,20 +239,41 @@ impl Core {
 
     // Persistent peers.
 
-    /// Whether the loop that dials is to hear of a channel. Not of strangers, or its mail would grow as fast as they
-    /// come and go.
+    /// Whether the loop that dials is to hear of a channel. Not of strangers: they come and go as fast as they like.
     fn concerns_dialing(&self, direction: Direction, node: Option<NodeId>) -> bool {
         let Some(sought) = &self.handle.shared().sought else { return false };
-        direction == Direction::Dialed || node.is_some_and(|node| lock(sought).contains(&node))
+        direction == Direction::Dialed || node.is_some_and(|node| lock(sought).contains(node))
     }
 
-    fn tell_dialing(&mut self, note: Note) {
+    fn tell_dialing(&mut self, direction: Direction, note: Note) {
         if self.index == DIALING_LOOP {
-            self.note(note);
-        } else {
-            // A loop that has ended dials nobody.
-            let _ = self.handle.shared().ports[DIALING_LOOP].mailbox.post_always(Command::Note(note));
+            return self.note(note);
         }
+        let shared = self.handle.shared();
+        let command = match direction {
+            // There are no more of these than this node dials.
+            Direction::Dialed => Some(Command::Note(note)),
+            // Of these there may be any number, if somebody has the id of a node that is sought.
+            Direction::Accepted => {
+                let is_first = shared
+                    .sought
+                    .as_ref()
+                    .zip(note.node())
+                    .is_some_and(|(sought, node)| lock(sought).tell(node, note));
+                is_first.then_some(Command::News)
+            }
+        };
+        if let Some(command) = command {
+            // A loop that has ended dials nobody.
+            let _ = shared.ports[DIALING_LOOP].mailbox.post_always(command);
+        }
+    }
+
+    /// News of the nodes that are sought.
+    pub(crate) fn hear_news(&mut self) {
+        let sought = self.handle.shared().sought.as_ref();
+        let news = sought.map(|sought| lock(sought).take_news()).unwrap_or_default();
+        news.into_iter().for_each(|note| self.note(note));
     }
 
     pub(crate) fn note(&mut self, note: Note) {

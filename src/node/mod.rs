@@ -30,6 +30,7 @@ pub(crate) mod mailbox;
 pub(crate) mod names;
 pub(crate) mod peers;
 pub(crate) mod shared;
+pub(crate) mod sought;
 pub(crate) mod spin;
 pub(crate) mod start;
 pub(crate) mod timers;

@@ -55,6 +55,8 @@ struct Peer {
     taken_over_at: Option<Mono>,
     /// Since when there is more than one.
     contested_at: Option<Mono>,
+    /// The link that was last asked to be watched, until it is confirmed.
+    watched: Option<ChannelId>,
 }
 
 /// Invariant: each peer has a link and at least one is open; `channels` has exactly the links of `peers`.
@@ -71,6 +73,12 @@ impl Peer {
     fn preferred(&self, we_are_lower: bool) -> &Linked {
         let right = self.links.iter().find(|link| link.dialed == we_are_lower);
         right.or(self.links.first()).expect("a peer has a link")
+    }
+
+    /// The link to keep, unless it is watched already: who makes link after link does not fill other loops' mail.
+    fn next_to_watch(&mut self) -> Option<ChannelId> {
+        let channel = self.preferred(true).channel;
+        (self.watched.replace(channel) != Some(channel)).then_some(channel)
     }
 
     fn find(&mut self, channel: ChannelId) -> &mut Linked {
@@ -111,6 +119,7 @@ impl Peers {
             links: Vec::new(),
             taken_over_at: None,
             contested_at: None,
+            watched: None,
         });
         if peer.instance != instance {
             if let Some(wait) = peer.taken_over_at.and_then(|at| TAKEOVER_EVERY.checked_sub(now - at))
@@ -121,7 +130,7 @@ impl Peers {
             }
             peer.instance = instance;
             peer.taken_over_at = Some(now);
-            peer.contested_at = None;
+            (peer.contested_at, peer.watched) = (None, None);
             // The new link first: the program is never without one.
             self.actions.push_back((channel, Action::Open));
             for ghost in std::mem::take(&mut peer.links) {
@@ -141,7 +150,7 @@ impl Peers {
         }
         peer.contested_at.get_or_insert(now);
         if self.me < node {
-            self.actions.push_back((peer.preferred(true).channel, Action::Watch));
+            self.actions.extend(peer.next_to_watch().map(|channel| (channel, Action::Watch)));
         }
         self.me > node
     }
@@ -149,8 +158,10 @@ impl Peers {
     /// A frame came on a watched link.
     pub(crate) fn handle_confirmed(&mut self, channel: ChannelId) {
         let Some(&node) = self.channels.get(&channel) else { return };
+        let peer = self.peers.get_mut(&node).expect("its channel is known");
+        peer.watched.take_if(|watched| *watched == channel);
         // Else one that is better came after it, and is watched.
-        if self.me < node && self.peers[&node].preferred(true).channel == channel {
+        if self.me < node && peer.preferred(true).channel == channel {
             self.settle(node);
         }
     }
@@ -186,7 +197,7 @@ impl Peers {
             self.actions.push_back((next, Action::Open));
         }
         if peer.contested_at.is_some() && self.me < node {
-            self.actions.push_back((peer.preferred(true).channel, Action::Watch));
+            self.actions.extend(peer.next_to_watch().map(|channel| (channel, Action::Watch)));
         }
         None
     }
@@ -213,7 +224,7 @@ impl Peers {
             self.channels.remove(&link.channel);
             self.actions.push_back((link.channel, Action::Retire));
         }
-        peer.contested_at = None;
+        (peer.contested_at, peer.watched) = (None, None);
     }
 
     fn check(&self) {

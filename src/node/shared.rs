@@ -9,11 +9,11 @@ use crate::driver::Waker;
 use crate::id::ChannelId;
 use crate::link::LocalNode;
 use crate::node::admission::PerIp;
-use crate::node::dialing::Sought;
 use crate::node::history::History;
 use crate::node::mailbox::Mailbox;
 use crate::node::names::Names;
 use crate::node::peers::Peers;
+use crate::node::sought::Sought;
 use crate::stats::Counters;
 
 /// Wakes a loop, whatever its driver: called once for a burst of commands at most, so the indirection costs nothing.
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) per_ip: Mutex<PerIp>,
     pub(crate) history: Mutex<History>,
     /// Where there are persistent peers: who they are.
-    pub(crate) sought: Option<Arc<Sought>>,
+    pub(crate) sought: Option<Arc<Mutex<Sought>>>,
     /// True from the first request to shut down.
     stopping: AtomicBool,
     next_dial: AtomicUsize,

@@ -95,6 +95,19 @@ fn of_links_dialed_by_the_same_node_the_lower_node_keeps_the_first() {
 }
 
 #[test]
+fn a_link_is_watched_once_however_many_others_come() {
+    let mut peers = Peers::new(LOW);
+    establish(&mut peers, 1, 0, true, at(0));
+    assert_eq!(establish(&mut peers, 2, 0, false, at(1)), [(1, Action::Watch)]);
+    for slot in 3..100 {
+        assert_eq!(establish(&mut peers, slot, 0, false, at(2)), []);
+    }
+    peers.handle_confirmed(channel(1));
+    assert_eq!(actions(&mut peers).len(), 98, "all others go");
+    assert_eq!(establish(&mut peers, 100, 0, false, at(3)), [(1, Action::Watch)], "it was confirmed before");
+}
+
+#[test]
 fn a_restarted_peer_replaces_its_ghost_but_not_again_and_again() {
     let mut peers = Peers::new(LOW);
     establish(&mut peers, 1, 0, false, at(0));
