@@ -358,6 +358,25 @@ fn results_are_written_in_every_form() {
 }
 
 #[test]
+fn a_generator_of_two_threads_loads_a_command_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = folder.path().join("s.toml").display().to_string();
+    let command = format!("{} serve echo --supervised", env!("CARGO_BIN_EXE_ringlink-bench"));
+    std::fs::write(
+        &suite,
+        format!(
+            "run = [\"connect -c 2 -t 2\"]\nblocks = 1\n\
+             [[contender]]\nname = \"a\"\nwith = \"ringlink\"\n\
+             [[contender]]\nname = \"b\"\ncommand = \"{command}\"\n"
+        ),
+    )
+    .unwrap();
+    let output = bench(&format!("compare {suite} -d 100ms -w 0 -q --json -"));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["cells"][0]["rows"][2]["valid"], 1, "{told}");
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_named_before_the_run_and_a_full_one_loses_no_result() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("no/such/folder").display().to_string();

@@ -13,7 +13,9 @@ fn main() -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
         ringlink_peers::ready(listener.local_addr()?)?;
         loop {
-            let (stream, _) = listener.accept().await?;
+            let Ok((stream, _)) = listener.accept().await else {
+                continue; // out of descriptors: others are closed meanwhile
+            };
             monoio::spawn(echo(stream));
         }
     })

@@ -14,6 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ringlink::units::{parse_duration, parse_size};
 
+use crate::report::files;
 use crate::report::threshold::Threshold;
 pub(crate) use backend::Backend;
 pub(crate) use tools::{CompareFlags, DiffFlags, ReportFlags, ServeFlags, Service};
@@ -123,7 +124,8 @@ pub(crate) struct CommonFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputFlags {
-    /// Write the result as JSON, also when it failed; `-` is standard output, instead of the text.
+    /// Write the result as JSON, also when it failed. For this and the other files `-` is standard output, instead of
+    /// the text.
     #[arg(short = 'J', long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// One JSON object for each line on standard output while it runs, instead of the text: start, interval, end.
@@ -138,14 +140,13 @@ pub(crate) struct OutputFlags {
 }
 
 impl OutputFlags {
-    /// The result goes to standard output as JSON.
-    pub(crate) fn is_json_shown(&self) -> bool {
-        self.json.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        [self.json.as_deref(), self.csv.as_deref(), self.hgrm.as_deref()].into_iter().flatten()
     }
 
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
-        let json = self.json.as_deref().filter(|_| !self.is_json_shown());
-        [json, self.csv.as_deref(), self.hgrm.as_deref()].into_iter().flatten()
+    /// True when the text is what goes to standard output.
+    pub(crate) fn is_text_shown(&self) -> bool {
+        !self.json_stream && !self.files().any(files::is_stdout)
     }
 }
 
@@ -198,11 +199,8 @@ impl Flags {
             Command::Idle(idle) => idle.check(),
             Command::Fan(fan) => fan.check(),
             Command::Serve(serve) => serve.check(),
-            Command::Compare(_)
-            | Command::Diff(_)
-            | Command::Report(_)
-            | Command::Selftest
-            | Command::Env => Ok(()),
+            Command::Compare(compare) => compare.check(),
+            Command::Diff(_) | Command::Report(_) | Command::Selftest | Command::Env => Ok(()),
         };
         match contradiction {
             Ok(()) => Ok(self),
@@ -237,8 +235,11 @@ impl CommonFlags {
         if self.pin.server.is_some() && self.target.is_some() {
             return Err("'--pin srv=' is for a far end of ours: TARGET runs already".into());
         }
-        if self.output.json_stream && self.output.json.as_ref().is_some_and(|path| path.as_os_str() == "-") {
-            return Err("'--json-stream' and '--json -' both write to standard output".into());
+        let to_stdout = self.output.files().filter(|path| files::is_stdout(path)).count();
+        if to_stdout + usize::from(self.output.json_stream) > 1 {
+            return Err(
+                "only one of '--json-stream', '--json', '--csv' and '--hgrm' can be standard output".into()
+            );
         }
         Ok(())
     }
@@ -337,6 +338,8 @@ mod tests {
         refused("echo h:1 --pin srv=0", "TARGET runs already");
         refused("echo -s 1M -P 16", "2 MiB");
         refused("echo --json - --json-stream", "standard output");
+        refused("echo --csv - --hgrm -", "standard output");
+        refused("compare --json - --markdown -", "standard output");
         refused("serve --with tokio --faulty pad", "--faulty");
         refused("serve msg --with tokio-uring", "tokio-uring");
         refused("echo h:1 --with tokio", "--with");

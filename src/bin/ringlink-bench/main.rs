@@ -75,9 +75,11 @@ fn execute(command: Command) -> anyhow::Result<u8> {
 }
 
 fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
-    [&flags.json, &flags.markdown].into_iter().flatten().try_for_each(|path| files::try_out(path))?;
+    flags.files().try_for_each(files::try_out)?;
     let comparison = compare::compare(flags)?;
-    json::line(compare::table(&comparison).trim_end())?;
+    if !flags.files().any(files::is_stdout) {
+        json::line(compare::table(&comparison).trim_end())?;
+    }
     if let Some(path) = &flags.json {
         files::write(path, &(serde_json::to_string_pretty(&comparison)? + "\n"))?;
     }
@@ -120,7 +122,7 @@ fn show(
     };
     if output.json_stream {
         json::stream(&json::Event::End { report })?;
-    } else if !output.is_json_shown() {
+    } else if output.is_text_shown() {
         json::line(text::text(report).trim_end())?;
     }
     if let Some(path) = &output.json {

@@ -37,6 +37,11 @@ pub(super) fn number(value: &Value, name: &str) -> anyhow::Result<f64> {
     value.as_f64().with_context(|| format!("it does not tell its {name}"))
 }
 
+/// The threads of a load's generator.
+pub(crate) fn threads(words: &[String]) -> u16 {
+    flag(words, ["-t", "--threads"]).and_then(|threads| threads.parse().ok()).unwrap_or(1)
+}
+
 /// The one length of the messages of a load.
 fn size(words: &[String]) -> Option<usize> {
     ringlink::units::parse_size(flag(words, ["-s", "--size"])?).ok()
@@ -68,7 +73,7 @@ fn run(command: &str, size: usize, block: &Block) -> anyhow::Result<Figures> {
     command.arg(format!("--size={size}"));
     command.arg(format!("--warmup={}", block.warmup.as_secs_f64()));
     command.arg(format!("--duration={}", block.duration.as_secs_f64()));
-    let pin = block.pin();
+    let pin = block.pin(1);
     for (end, processor) in [("client", pin.client), ("server", pin.server)] {
         command.args(processor.map(|processor| format!("--{end}-cpu={processor}")));
     }

@@ -43,8 +43,10 @@ where
             let listener = TcpListener::from_std(listener)?;
             serve::ready(listener.local_addr()?)?;
             loop {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(each(stream));
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(each(stream))),
+                    Err(_) => tokio::task::yield_now().await, // out of descriptors: others are closed meanwhile
+                }
             }
         })
     })

@@ -25,7 +25,9 @@ pub(crate) fn serve(flags: &ServeFlags) -> anyhow::Result<()> {
             serve::ready(listener.local_addr()?)?;
             let listener = TcpListener::from_std(listener);
             loop {
-                let (socket, _) = listener.accept().await?;
+                let Ok((socket, _)) = listener.accept().await else {
+                    continue; // out of descriptors: others are closed meanwhile
+                };
                 match service {
                     Service::Echo => drop(tokio_uring::spawn(echo(socket))),
                     Service::Sink => {

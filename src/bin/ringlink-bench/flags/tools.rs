@@ -1,7 +1,7 @@
 //! The flags of what is no workload: serve, compare, diff, report.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -11,6 +11,7 @@ use super::workloads::Verify;
 use super::{Pin, parse_connections, parse_time};
 use crate::compare::BuiltIn;
 use crate::report::diff::Change;
+use crate::report::files;
 use crate::serve::Fault;
 
 #[derive(Clone, Debug, Args)]
@@ -50,12 +51,25 @@ pub(crate) struct CompareFlags {
     /// No line for each run.
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Write the comparison as JSON.
+    /// Write the comparison as JSON; `-` is standard output, instead of the text.
     #[arg(short = 'J', long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Write its ratios as a Markdown table.
+    /// Write its ratios as a Markdown table, perhaps to `-`.
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
+}
+
+impl CompareFlags {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        [self.json.as_deref(), self.markdown.as_deref()].into_iter().flatten()
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.files().filter(|path| files::is_stdout(path)).count() > 1 {
+            return Err("only one of '--json' and '--markdown' can be standard output".into());
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Args)]

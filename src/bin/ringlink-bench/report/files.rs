@@ -1,12 +1,21 @@
-//! The files that results go to.
+//! The files that results go to; `-` is standard output.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::json;
+
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Whether the file could be written: said before a run, which would else be for nothing. It is there afterwards.
 pub(crate) fn try_out(path: &Path) -> anyhow::Result<()> {
+    if is_stdout(path) {
+        return Ok(());
+    }
     // Whoever reads a pipe would take the end of this for the end of the result.
     if fs::metadata(path).is_ok_and(|at| !at.is_file() && !at.is_dir()) {
         return Ok(());
@@ -15,6 +24,9 @@ pub(crate) fn try_out(path: &Path) -> anyhow::Result<()> {
 }
 
 pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    if is_stdout(path) {
+        return json::line(text.trim_end());
+    }
     fs::write(path, text).with_context(|| cannot_write(path))
 }
 

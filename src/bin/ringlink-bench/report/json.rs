@@ -11,9 +11,6 @@ use super::{Interval, Report, files};
 
 pub(crate) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(report).context("a report is JSON")?;
-    if path.as_os_str() == "-" {
-        return line(&text);
-    }
     files::write(path, &(text + "\n"))
 }
 
