@@ -60,7 +60,6 @@ fn serve<H: Handler>(
     on_ready: impl FnOnce(&Node) -> anyhow::Result<()>,
     on_signal: impl Fn(Duration) + Send + 'static,
 ) -> anyhow::Result<bool> {
-    let signals = catch_signals()?;
     let mut builder = Node::builder()
         .mode(flags.mode())
         .channels(flags.channels.start, flags.channels.size)
@@ -84,6 +83,7 @@ fn serve<H: Handler>(
         builder = builder.agent(agent);
     }
     let node = builder.network(&flags.network).start(make)?;
+    let signals = catch_signals()?; // before that they end the process: looking up a listener's name may take long
     let (handle, grace) = (node.handle(), flags.grace);
     on_signals(signals, move |first| {
         let grace = if first { grace } else { Duration::ZERO };
