@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 #[cfg(feature = "tokio-uring")]
 use super::tokio_uring::TokioUringDriver;
 use super::uring::UringDriver;
@@ -94,7 +96,7 @@ impl<D: Driver> Rig<D> {
                 Completion::PeerEof { .. } => "eof".to_owned(),
                 Completion::ReceiveFailed { errno, .. } => format!("failed {}", errno.0),
                 Completion::DialFailed { errno, .. } => format!("dial failed {}", errno.0),
-                Completion::Dialed { .. } => "dialed".to_owned(),
+                Completion::Dialed { endpoints, .. } => format!("dialed {}", endpoints.peer),
                 Completion::Woken => "woken".to_owned(),
                 Completion::AcceptPaused { .. } => "accept paused".to_owned(),
                 Completion::AcceptResumed { .. } => "accept resumed".to_owned(),
@@ -206,10 +208,35 @@ promise!(dials_end_in_one_way_or_the_other, |make| {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Endpoint::Tcp(listener.local_addr().unwrap());
     rig.driver.submit(Submission::Dial { channel: channel(0), address: address.clone() });
-    rig.until("dialed");
+    rig.until(&format!("dialed {address}"));
     drop(listener);
     rig.driver.submit(Submission::Dial { channel: channel(1), address });
     rig.until(&format!("dial failed {}", libc::ECONNREFUSED));
+    rig.finish();
+});
+
+promise!(a_peer_that_resets_at_once_has_the_address_that_was_dialed, |make| {
+    let mut rig = rig(make, |_| {});
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = Endpoint::Tcp(listener.local_addr().unwrap());
+    rig.driver.submit(Submission::Dial { channel: channel(0), address: address.clone() });
+    let peer = loop {
+        rig.driver.turn(Wait::Not).unwrap();
+        match listener.accept() {
+            Ok((peer, _)) => break peer,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+    };
+    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    while rig.log.is_empty() {
+        rig.driver.turn(Wait::Until(rig.driver.now() + Duration::from_secs(1))).unwrap();
+        rig.reap();
+    }
+    // A driver may be slow enough to see no more than the reset.
+    let ends = [format!("dialed {address}"), format!("dial failed {}", libc::ECONNRESET)];
+    assert!(ends.contains(&rig.log[0]), "{:?}", rig.log);
     rig.finish();
 });
 

@@ -62,7 +62,7 @@ impl BoundPath {
 
 /// A socket that listens at `at`.
 pub(crate) fn listener(at: &Endpoint, shared: bool, options: &SocketOptions) -> io::Result<Listening> {
-    let (socket, address) = new(at)?;
+    let (socket, address) = new(at, Type::STREAM)?;
     let lock = match at {
         Endpoint::Tcp(ip) => {
             socket.set_reuse_address(true)?;
@@ -94,12 +94,11 @@ pub(crate) fn listener(at: &Endpoint, shared: bool, options: &SocketOptions) -> 
 
 /// A socket to connect to `to`, non-blocking, and the address to connect it with.
 pub(crate) fn dialer(to: &Endpoint, options: &SocketOptions) -> io::Result<(Socket, SockAddr)> {
-    let (socket, address) = new(to)?;
+    let (socket, address) = new(to, Type::STREAM.nonblocking())?;
     if let Endpoint::Tcp(_) = to {
         set_tcp_options(&socket, options)?;
     }
     set_buffer_sizes(&socket, options)?;
-    socket.set_nonblocking(true)?;
     Ok((socket, address))
 }
 
@@ -108,12 +107,17 @@ pub(crate) fn no_endpoint() -> Endpoint {
     Endpoint::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
 }
 
-fn new(endpoint: &Endpoint) -> io::Result<(Socket, SockAddr)> {
+/// The same for the far end of one that was dialed.
+pub(crate) fn dialed_endpoint(address: &SockAddr) -> Endpoint {
+    endpoint(address).unwrap_or_else(|_| no_endpoint())
+}
+
+fn new(endpoint: &Endpoint, kind: Type) -> io::Result<(Socket, SockAddr)> {
     let (domain, protocol, address) = match endpoint {
         Endpoint::Tcp(ip) => (Domain::for_address(*ip), Some(Protocol::TCP), SockAddr::from(*ip)),
         Endpoint::Unix(path) => (Domain::UNIX, None, unix_address(path)?),
     };
-    Ok((Socket::new(domain, Type::STREAM, protocol)?, address))
+    Ok((Socket::new(domain, kind, protocol)?, address))
 }
 
 /// The one path that cannot be an address is one that is too long; that has an errno, as what the kernel refuses.

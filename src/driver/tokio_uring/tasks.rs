@@ -199,12 +199,14 @@ fn blocking(socket: Socket) -> io::Result<TcpStream> {
 }
 
 pub(super) async fn dial(socket: Socket, address: SockAddr, cancel: Rc<Notify>) -> io::Result<Joined> {
+    let dialed = address.clone();
     let socket = unless(&cancel, connect(socket, address)).await?;
-    // A peer that is gone again already has no address; the receive will tell of it.
-    let endpoint = |address: io::Result<SockAddr>| {
-        address.and_then(|address| sockets::endpoint(&address)).unwrap_or_else(|_| sockets::no_endpoint())
+    // A peer that is gone again already has no address any more; the receive will tell of it.
+    let endpoint = |address: io::Result<SockAddr>| sockets::endpoint(&address?);
+    let endpoints = Endpoints {
+        local: endpoint(socket.local_addr()).unwrap_or_else(|_| sockets::no_endpoint()),
+        peer: endpoint(socket.peer_addr()).unwrap_or_else(|_| sockets::dialed_endpoint(&dialed)),
     };
-    let endpoints = Endpoints { local: endpoint(socket.local_addr()), peer: endpoint(socket.peer_addr()) };
     Ok(Joined { stream: blocking(socket)?, endpoints: Box::new(endpoints) })
 }
 

@@ -154,13 +154,11 @@ impl<K: Kernel> UringDriver<K> {
     fn handle_connect(&mut self, slot: u32, result: i32) -> Option<Outcome> {
         let socket = self.sockets.get_mut(slot)?;
         let (channel, fd) = (socket.channel(), socket.fd());
-        socket.handle_connect(result).then(|| {
-            // A peer that is gone again already has no address; the receive will tell of it.
-            let gone = |_| sockets::no_endpoint();
-            let local = self.kernel.local_endpoint(fd).unwrap_or_else(gone);
-            let peer = self.kernel.peer_endpoint(fd).unwrap_or_else(gone);
-            Completion::Dialed { channel, endpoints: Box::new(Endpoints { local, peer }) }.into()
-        })
+        let address = socket.handle_connect(result)?;
+        // A peer that is gone again already has no address any more; the receive will tell of it.
+        let local = self.kernel.local_endpoint(fd).unwrap_or_else(|_| sockets::no_endpoint());
+        let peer = self.kernel.peer_endpoint(fd).unwrap_or_else(|_| sockets::dialed_endpoint(&address));
+        Some(Completion::Dialed { channel, endpoints: Box::new(Endpoints { local, peer }) }.into())
     }
 
     fn handle_closed(&mut self, slot: u32) -> Outcome {

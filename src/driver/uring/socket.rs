@@ -266,18 +266,18 @@ impl Socket {
         }
     }
 
-    /// True when the dial succeeded; else the socket closes, and [`Socket::handle_closed`] tells why.
-    pub(crate) fn handle_connect(&mut self, result: i32) -> bool {
+    /// What was dialed, when that succeeded; else the socket closes, and [`Socket::handle_closed`] tells why.
+    pub(crate) fn handle_connect(&mut self, result: i32) -> Option<Box<SockAddr>> {
         self.ended();
         self.connect = InKernel::No;
-        self.address = None;
+        let address = self.address.take();
         self.phase = if result < 0 {
             self.dial_errno = Some(Errno(-result));
             Phase::Closing { reset: false }
         } else {
             Phase::Connected
         };
-        result >= 0
+        address.filter(|_| result >= 0)
     }
 
     pub(crate) fn handle_receive(&mut self, result: i32, more: bool) -> Received {
@@ -500,7 +500,7 @@ mod tests {
         socket.cancel_dial();
         assert_eq!(socket.next_op(), Some(Op::CancelConnect));
         assert_eq!(socket.next_op(), None);
-        assert!(!socket.handle_connect(-libc::ECANCELED));
+        assert!(socket.handle_connect(-libc::ECANCELED).is_none());
         assert_eq!(socket.next_op(), None, "the cancel has not ended");
         socket.handle_cancelled();
         assert_eq!(socket.next_op(), Some(Op::Close));
