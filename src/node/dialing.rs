@@ -220,7 +220,7 @@ impl Dialing {
         let was_found = entry.lost_at == Some(now);
         entry.state = State::Waiting(now + delay);
         entry.retries = entry.retries.saturating_add(1);
-        let (address, again) = (&entry.address, format!("{:.1} s", delay.as_secs_f64()));
+        let (address, again) = (&entry.address, format!("{delay:.1?}"));
         if was_found {
             tracing::info!(%address, again, "the link is lost: {why}");
         } else {
@@ -257,8 +257,7 @@ impl Entry {
         self.state = state;
         self.failures = 0;
         if let Some(lost_at) = self.lost_at.take() {
-            let gap = now - lost_at;
-            tracing::info!(address = %self.address, "linked again after {:.1} s", gap.as_secs_f64());
+            tracing::info!(address = %self.address, "linked again after {:.1?}", now - lost_at);
         }
     }
 

@@ -102,7 +102,7 @@ impl Core {
         match (&info.node, times) {
             (Some(node), Some(times)) => {
                 let lost_at = lock(&self.handle.shared().history).lost_at(node.node_id);
-                let gap = lost_at.map(|at| format!("{:.1} s", (self.now - at).as_secs_f64()));
+                let gap = lost_at.map(|at| format!("{:.1?}", self.now - at));
                 let (agent, node, times) = (&node.agent, node.node_id.short(), several(times));
                 tracing::info!(channel = %id, node, ?direction, peer, agent, gap, times, "linked");
             }
