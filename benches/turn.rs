@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use ringlink::bench_support::{Answer, BusyLoop, Pair, Sends, Table};
+use ringlink::bench_support::{Answer, BusyLoop, Linked, Pair, Sends, Table};
 
 /// One thing that is measured: how many of what a round is, and what makes a round.
 struct Subject {
@@ -50,7 +50,7 @@ fn posted(busy: BusyLoop, message: [u8; 64]) -> Subject {
 
 fn subjects() -> Vec<Subject> {
     let (mut sends, message) = (Sends::default(), [0x5A; 64]);
-    let mut table = Table::new(9000);
+    let (mut table, mut linked) = (Table::new(9000), Linked::new(9000));
     let (mut pair, mut wire) = (Pair::new(), Vec::new());
     pair.encode(&message, MESSAGES, &mut wire);
     let links = |answer| BusyLoop::messages(64, MESSAGES, answer);
@@ -64,6 +64,7 @@ fn subjects() -> Vec<Subject> {
         subject("table", 9000, move || {
             black_box(table.round());
         }),
+        subject("link", 100, move || linked.round(100)),
         posted(BusyLoop::messages(64, 1, Answer::Nothing), message),
         turn("turn-receive", links(Answer::Nothing), MESSAGES * 65_536 / 72_000),
         turn("turn-echo-messages", links(Answer::Echo), MESSAGES * 65_536 / 72_000),

@@ -75,7 +75,7 @@ pub mod doctor {
 pub mod bench_support {
     pub use crate::channel::bench_support::{Sends, Table};
     pub use crate::link::bench_support::Pair;
-    pub use crate::node::bench_support::{Answer, BusyLoop};
+    pub use crate::node::bench_support::{Answer, BusyLoop, Linked};
 }
 
 pub use addr::{Address, DEFAULT_PORT, Endpoint, ParseAddressError};

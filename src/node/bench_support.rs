@@ -1,4 +1,5 @@
-//! What `benches/turn.rs` measures: the loop of a node on a kernel that costs nothing, with peers that send all the time.
+//! What `benches/turn.rs` measures: the loop of a node on a kernel that costs nothing, with peers that send all the time;
+//! and what a node with many links does for each that comes and goes.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::node::event_loop::EventLoop;
 use crate::node::handle::Handle;
 use crate::node::handler::Handler;
 use crate::node::mailbox::Mailbox;
+use crate::node::peers::{Action, Peers};
 use crate::node::shared::{LoopWaker, Port, Shared};
 use crate::node::start::event_loop;
 use crate::stats::Counters;
@@ -116,6 +118,42 @@ impl BusyLoop {
         let flow = self.event_loop.turn().expect("nothing fails");
         assert!(flow.is_continue(), "nobody shuts it down");
         (self.counters.bytes_in.get(), self.counters.messages_in.get())
+    }
+}
+
+/// Who is linked to a node that has many links.
+#[derive(Debug)]
+pub struct Linked {
+    peers: Peers,
+    next: u32,
+}
+
+impl Linked {
+    /// Links to so many nodes.
+    pub fn new(links: u32) -> Self {
+        let mut linked = Self { peers: Peers::new(NodeId::from_bytes([0; 32])), next: 0 };
+        (0..links).for_each(|_| drop(linked.come()));
+        linked
+    }
+
+    /// One after the other, so many links come and go. Each is to a node of its own.
+    pub fn round(&mut self, links: usize) {
+        for _ in 0..links {
+            let channel = self.come();
+            let gone = self.peers.handle_ended(channel);
+            assert!(gone.is_some() && self.peers.next_action().is_none(), "there was one link to it");
+        }
+    }
+
+    fn come(&mut self) -> ChannelId {
+        self.next += 1;
+        let channel = ChannelId::new(self.next, 1);
+        let mut node = [self.next as u8; 32]; // all over the map
+        node[1..5].copy_from_slice(&self.next.to_le_bytes());
+        self.peers.handle_established(channel, (NodeId::from_bytes(node), [0; 16]), false, Mono::default());
+        let opened = self.peers.next_action();
+        assert!(opened == Some((channel, Action::Open)) && self.peers.next_action().is_none());
+        channel
     }
 }
 
