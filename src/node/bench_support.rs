@@ -132,11 +132,17 @@ impl Linked {
     /// Links to so many nodes.
     pub fn new(links: u32) -> Self {
         let mut linked = Self { peers: Peers::new(NodeId::from_bytes([0; 32])), next: 0 };
-        (0..links).for_each(|_| drop(linked.come()));
+        for _ in 0..links {
+            linked.come();
+        }
         linked
     }
 
     /// One after the other, so many links come and go. Each is to a node of its own.
+    ///
+    /// # Panics
+    ///
+    /// When one is not what it should be.
     pub fn round(&mut self, links: usize) {
         for _ in 0..links {
             let channel = self.come();
