@@ -227,7 +227,7 @@ impl Peers {
         (peer.contested_at, peer.watched) = (None, None);
     }
 
-    /// Walks over all links, so not where speed matters.
+    /// In debug builds alone, to the last term: it walks over all links.
     fn check(&self) {
         debug_assert_eq!(
             self.peers.values().map(|peer| peer.links.len()).sum::<usize>(),
