@@ -53,18 +53,19 @@ struct Peer {
     instance: [u8; 16],
     links: Vec<Linked>,
     taken_over_at: Option<Mono>,
-    /// Since when there is more than one.
-    contested_at: Option<Mono>,
     /// The link that was last asked to be watched, until it is confirmed.
     watched: Option<ChannelId>,
 }
 
-/// Invariant: each peer has a link and at least one is open; `channels` has exactly the links of `peers`.
+/// Invariant: each peer has a link and at least one is open; `channels` has exactly the links of `peers`, and `contests`
+/// the peers that have several.
 #[derive(Debug)]
 pub(crate) struct Peers {
     me: NodeId,
     peers: BTreeMap<NodeId, Peer>,
     channels: BTreeMap<ChannelId, NodeId>,
+    /// Since when there is more than one link.
+    contests: BTreeMap<NodeId, Mono>,
     actions: VecDeque<(ChannelId, Action)>,
 }
 
@@ -88,7 +89,13 @@ impl Peer {
 
 impl Peers {
     pub(crate) fn new(me: NodeId) -> Self {
-        Self { me, peers: BTreeMap::new(), channels: BTreeMap::new(), actions: VecDeque::new() }
+        Self {
+            me,
+            peers: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            contests: BTreeMap::new(),
+            actions: VecDeque::new(),
+        }
     }
 
     pub(crate) fn is_linked(&self, node: NodeId) -> bool {
@@ -116,9 +123,8 @@ impl Peers {
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer {
             instance,
-            links: Vec::new(),
+            links: Vec::with_capacity(1), // most have no other
             taken_over_at: None,
-            contested_at: None,
             watched: None,
         });
         if peer.instance != instance {
@@ -130,7 +136,8 @@ impl Peers {
             }
             peer.instance = instance;
             peer.taken_over_at = Some(now);
-            (peer.contested_at, peer.watched) = (None, None);
+            peer.watched = None;
+            self.contests.remove(&node);
             // The new link first: the program is never without one.
             self.actions.push_back((channel, Action::Open));
             for ghost in std::mem::take(&mut peer.links) {
@@ -148,7 +155,7 @@ impl Peers {
             self.actions.push_back((channel, Action::Open));
             return false;
         }
-        peer.contested_at.get_or_insert(now);
+        self.contests.entry(node).or_insert(now);
         if self.me < node {
             self.actions.extend(peer.next_to_watch().map(|channel| (channel, Action::Watch)));
         }
@@ -188,15 +195,16 @@ impl Peers {
             self.peers.remove(&node);
             return Some(node);
         }
-        if peer.links.len() == 1 {
-            peer.contested_at = None;
+        let is_contested = peer.links.len() > 1;
+        if !is_contested {
+            self.contests.remove(&node);
         }
         if !peer.links.iter().any(|link| link.open) {
             let next = peer.preferred(self.me < node).channel;
             peer.find(next).open = true;
             self.actions.push_back((next, Action::Open));
         }
-        if peer.contested_at.is_some() && self.me < node {
+        if is_contested && self.me < node {
             self.actions.extend(peer.next_to_watch().map(|channel| (channel, Action::Watch)));
         }
         None
@@ -204,9 +212,8 @@ impl Peers {
 
     /// Settles what the peer with the lower id has left unsettled for too long.
     pub(crate) fn handle_timeout(&mut self, now: Mono) {
-        let lower = self.peers.range(..self.me);
-        let is_due = |peer: &Peer| peer.contested_at.is_some_and(|at| now - at >= PATIENCE);
-        let due: Vec<_> = lower.filter(|(_, peer)| is_due(peer)).map(|(node, _)| *node).collect();
+        let lower = self.contests.range(..self.me);
+        let due: Vec<_> = lower.filter(|(_, at)| now - **at >= PATIENCE).map(|(node, _)| *node).collect();
         for node in due {
             self.settle(node);
         }
@@ -224,7 +231,8 @@ impl Peers {
             self.channels.remove(&link.channel);
             self.actions.push_back((link.channel, Action::Retire));
         }
-        (peer.contested_at, peer.watched) = (None, None);
+        peer.watched = None;
+        self.contests.remove(&node);
     }
 
     /// In debug builds alone, to the last term: it walks over all links.
@@ -234,6 +242,8 @@ impl Peers {
             self.channels.len()
         );
         debug_assert!(self.peers.values().all(|peer| peer.links.iter().any(|link| link.open)));
+        let contested = self.peers.iter().filter(|(_, peer)| peer.links.len() > 1).map(|(node, _)| node);
+        debug_assert!(contested.eq(self.contests.keys()));
     }
 }
 
