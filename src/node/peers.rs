@@ -104,7 +104,9 @@ impl Peers {
 
     /// What is to be done now; to be called until `None` after every other call.
     pub(crate) fn next_action(&mut self) -> Option<(ChannelId, Action)> {
-        self.check();
+        if cfg!(debug_assertions) {
+            self.check();
+        }
         self.actions.pop_front()
     }
 
@@ -235,15 +237,13 @@ impl Peers {
         self.contests.remove(&node);
     }
 
-    /// In debug builds alone, to the last term: it walks over all links.
+    /// Walks over all links.
     fn check(&self) {
-        debug_assert_eq!(
-            self.peers.values().map(|peer| peer.links.len()).sum::<usize>(),
-            self.channels.len()
-        );
-        debug_assert!(self.peers.values().all(|peer| peer.links.iter().any(|link| link.open)));
+        let links = self.peers.values().map(|peer| peer.links.len()).sum::<usize>();
+        assert_eq!(links, self.channels.len());
+        assert!(self.peers.values().all(|peer| peer.links.iter().any(|link| link.open)));
         let contested = self.peers.iter().filter(|(_, peer)| peer.links.len() > 1).map(|(node, _)| node);
-        debug_assert!(contested.eq(self.contests.keys()));
+        assert!(contested.eq(self.contests.keys()));
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures
     let mut server = Command::new("iperf3");
     server.args(["-s", "-1", "-p", &port.to_string(), "--forceflush"]);
     // It serves one test and says when it can; a probe of its port would be that test.
-    let far = FarEnd::start_saying(server, block.pin(1).server, "Server listening")?;
+    let far = FarEnd::start_saying(server, block.pin().server, "Server listening")?;
     let (seconds, omit) = (block.duration.as_secs_f64().ceil(), block.warmup.as_secs_f64().ceil());
     let mut client = Command::new("iperf3");
     client.args(["-c", "127.0.0.1", "-J", "-l", "128K", "-p", &port.to_string()]);
@@ -40,7 +40,7 @@ pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures
         Some("both") => drop(client.arg("--bidir")),
         _ => {}
     }
-    let report = told(&mut client, block.pin(1).client)?;
+    let report = told(&mut client, block.pin().client)?;
     drop(far);
     let size = flag(words, ["-s", "--size"]).map_or(Ok(32 << 10), ringlink::units::parse_size);
     figures(&report, size.map_err(anyhow::Error::msg)?, seconds)

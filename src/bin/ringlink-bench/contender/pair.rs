@@ -73,7 +73,7 @@ fn run(command: &str, size: usize, block: &Block) -> anyhow::Result<Figures> {
     command.arg(format!("--size={size}"));
     command.arg(format!("--warmup={}", block.warmup.as_secs_f64()));
     command.arg(format!("--duration={}", block.duration.as_secs_f64()));
-    let pin = block.pin(1);
+    let pin = block.pin();
     for (end, processor) in [("client", pin.client), ("server", pin.server)] {
         command.args(processor.map(|processor| format!("--{end}-cpu={processor}")));
     }
