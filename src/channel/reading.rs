@@ -24,7 +24,7 @@ impl Channel {
         if std::mem::take(&mut self.facts.drained) {
             return Some(Event::Drained);
         }
-        if self.facts.watched && self.is_confirmed() {
+        if self.is_confirmation_due() {
             self.facts.watched = false;
             return Some(Event::Confirmed);
         }
@@ -101,14 +101,18 @@ impl Channel {
     pub(crate) fn has_deliverable(&self) -> bool {
         let establishes = self.phase == Phase::Opening && self.link.is_established();
         let opens = establishes && (self.facts.admitted || !self.facts.announced);
-        let confirms = self.facts.watched && self.is_confirmed();
         let ends = self.phase == Phase::Closed && !self.facts.reported;
         let waits = self.held.is_some() || self.early.is_some() || self.inbound == Inbound::Eof;
         opens
-            || confirms
+            || self.is_confirmation_due()
             || self.facts.drained
             || (waits && self.may_deliver())
             || (ends && self.held.is_none() && self.early.is_none())
+    }
+
+    /// Not for a channel that is going: the others of its peer are not to be closed in favor of it.
+    fn is_confirmation_due(&self) -> bool {
+        self.facts.watched && self.ending.is_none() && self.is_confirmed()
     }
 
     /// False while reading is paused. A connection that ended by itself lifts the pause: nothing more will come, and

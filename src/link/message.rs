@@ -58,7 +58,7 @@ pub(crate) struct MessageLink {
     ended: bool,
     /// The peer has said GOAWAY.
     gone_away: bool,
-    /// A frame came after the peer's hello that was read frame by frame.
+    /// A frame came after the peer's hello that was read frame by frame, and was no GOAWAY.
     confirmed: bool,
     hello_pending: bool,
     /// The peer's last question, until it is answered: who asks anew does not wait for older answers.
@@ -168,7 +168,7 @@ impl MessageLink {
             };
             return Err(LinkError::new(CloseReason::Protocol, detail));
         }
-        self.confirmed |= self.peer.is_some();
+        self.confirmed |= self.peer.is_some() && header.kind != Kind::GoAway;
         if header.kind != Kind::Data {
             self.control_budget.spend(self.now)?;
         }

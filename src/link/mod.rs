@@ -260,7 +260,7 @@ impl Link {
         }
     }
 
-    /// True when a frame other than a message proved that the peer has established the link, too.
+    /// True when a frame other than a message proved that the peer has established the link, too, and keeps it.
     pub(crate) fn is_confirmed(&self) -> bool {
         match self {
             Self::Message(link) => link.is_confirmed(),

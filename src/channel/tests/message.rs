@@ -427,3 +427,20 @@ fn a_watched_channel_asks_and_is_confirmed_by_the_answer() {
     rig.channel.watch();
     rig.turn().saw(&["confirmed"]);
 }
+
+#[test]
+fn a_link_that_its_peer_ends_is_not_confirmed_by_what_came_with_the_end() {
+    for (answers, cut) in [(true, 0), (false, 0), (false, 1)] {
+        let (mut rig, mut far) = open(|_| ());
+        rig.channel.watch();
+        rig.turn().sent();
+        far_events(&mut rig, &mut far);
+        let answer = outputs(&mut far);
+        far.go_away(CloseReason::Duplicate, Duration::ZERO, "");
+        let mut bytes = if answers { answer } else { Vec::new() };
+        bytes.extend(outputs(&mut far));
+        let (first, second) = bytes.split_at(bytes.len() - cut);
+        rig.receive(first).receive(second).saw(&[]);
+        assert!(rig.channel.is_ending());
+    }
+}
