@@ -82,7 +82,8 @@ pub struct Limits {
     pub assembly_bytes: usize,
     /// How long after connecting the peer's hello may take. Default 5 s.
     pub handshake_timeout: Duration,
-    /// Frames that are no messages (pings and the like) a peer may send in a second. Default 100; at least 10.
+    /// Frames that are no messages (pings and the like) a peer may send in a second, on the average: what it did not use is
+    /// saved for an hour, since all it sent during a pause comes at once. Default 100; at least 40.
     pub max_control_frames: u32,
     /// A peer that was silent for so long is asked whether it lives. Default 5 s; 100 ms to 1 hour.
     pub heartbeat: Duration,
@@ -342,8 +343,9 @@ impl Limits {
         check(self.assembly_bytes / 2 >= self.max_message, "assembly_bytes", || {
             format!("{} is below twice max_message {}", self.assembly_bytes, self.max_message)
         })?;
-        check((10..=1_000_000).contains(&self.max_control_frames), "max_control_frames", || {
-            format!("{} a second; it can be 10 to 1000000", self.max_control_frames)
+        // With heartbeats of 100 ms, the least, an honest peer needs almost as many.
+        check((40..=1_000_000).contains(&self.max_control_frames), "max_control_frames", || {
+            format!("{} a second; it can be 40 to 1000000", self.max_control_frames)
         })?;
         let heartbeats = Duration::from_millis(100)..=Duration::from_secs(3600);
         check(heartbeats.contains(&self.heartbeat), "heartbeat", || {
@@ -448,7 +450,7 @@ mod tests {
         refused("max_message", |c| (c.limits.max_frame, c.limits.max_message) = (1024, (64 << 20) + 1));
         refused("assembly_bytes", |c| c.limits.assembly_bytes = 2 * c.limits.max_message - 1);
         refused("handshake_timeout", |c| c.limits.handshake_timeout = Duration::ZERO);
-        refused("max_control_frames", |c| c.limits.max_control_frames = 9);
+        refused("max_control_frames", |c| c.limits.max_control_frames = 39);
         refused("heartbeat", |c| c.limits.heartbeat = Duration::ZERO);
         refused("dead_after", |c| c.limits.dead_after = c.limits.heartbeat);
         refused("pending_handshakes", |c| c.limits.pending_handshakes = 0);

@@ -278,40 +278,33 @@ fn take<'b>(input: &mut &'b [u8], len: usize) -> &'b [u8] {
     part
 }
 
-/// The most of the time without reading that counts: what was sent in it waited in buffers, which have an end.
-const MOST_CREDIT: Duration = Duration::from_secs(3600);
+/// What a peer may have saved at most. What it sent during a pause, an outage or a halt of ours comes all at once.
+const MOST_SAVED: Duration = Duration::from_secs(3600);
 
-/// A rate of control frames: a second's worth at once, then one for each `interval`.
+/// A rate of control frames, on the average: those of a second at first, and then what was not used before.
 #[derive(Debug)]
 pub(super) struct Budget {
     interval: Duration,
-    /// When everything spent so far will be earned.
-    earned_at: Mono,
-    /// Earned while we did not read, for what was sent meanwhile.
-    credit: Duration,
+    /// The time not yet spent; each frame takes `interval` of it.
+    saved: Duration,
+    /// When that was counted.
+    at: Mono,
 }
 
 impl Budget {
-    pub(super) fn new(per_second: u32) -> Self {
-        let interval = Duration::from_secs(1) / per_second.max(1);
-        Self { interval, earned_at: Mono::default(), credit: Duration::ZERO }
-    }
-
-    /// Reading goes on; it had stopped for so long.
-    pub(super) fn resume(&mut self, stopped_for: Duration) {
-        self.credit = (self.credit + stopped_for).min(MOST_CREDIT);
+    pub(super) fn new(per_second: u32, now: Mono) -> Self {
+        let second = Duration::from_secs(1);
+        Self { interval: second / per_second.max(1), saved: second, at: now }
     }
 
     pub(super) fn spend(&mut self, now: Mono) -> Result<(), LinkError> {
-        let earned_in = self.earned_at - now + self.interval;
-        let excess = earned_in.saturating_sub(Duration::from_secs(1));
-        if excess > self.credit {
+        let saved = (self.saved + (now - self.at)).min(MOST_SAVED);
+        let Some(rest) = saved.checked_sub(self.interval) else {
             let per_second = Duration::from_secs(1).as_nanos() / self.interval.as_nanos().max(1);
             let detail = format!("more than max_control_frames, {per_second} a second");
             return Err(LinkError::new(CloseReason::Flood, detail));
-        }
-        self.credit -= excess;
-        self.earned_at = now + (earned_in - excess);
+        };
+        (self.saved, self.at) = (rest, now);
         Ok(())
     }
 }
@@ -322,43 +315,24 @@ mod tests {
 
     #[test]
     fn a_budget_allows_a_seconds_worth_at_once_and_then_its_rate() {
-        let mut budget = Budget::new(10);
         let start = Mono::from_nanos(7);
-        for _ in 0..10 {
-            budget.spend(start).unwrap();
-        }
+        let mut budget = Budget::new(10, start);
+        assert_eq!(at_once(&mut budget, start), 10);
         assert_eq!(budget.spend(start).unwrap_err().reason, CloseReason::Flood);
-        let mut budget = Budget::new(10);
-        for i in 0..1000 {
-            budget.spend(start + Duration::from_millis(100) * i).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_came_while_nobody_read_has_the_budget_of_that_time() {
-        let (start, hour) = (Mono::from_nanos(7), Duration::from_secs(3600));
-        let mut budget = Budget::new(10);
-        budget.spend(start).unwrap();
-        budget.resume(hour);
-        for _ in 0..36_000 {
-            budget.spend(start + hour).unwrap();
-        }
-        assert_eq!(at_once(&mut budget, start + hour), 10, "a second's worth more, and no more");
-    }
-
-    #[test]
-    fn the_budget_of_a_pause_does_not_grow_after_it() {
-        let (start, minute) = (Mono::from_nanos(7), Duration::from_secs(60));
-        let mut budget = Budget::new(10);
-        budget.resume(minute);
         for i in 1..1000 {
-            budget.spend(start + minute * i).unwrap();
+            assert_eq!(at_once(&mut budget, start + Duration::from_millis(100) * i), 1);
         }
-        assert_eq!(at_once(&mut budget, start + minute * 1000), 600 + 10);
-        for _ in 0..1000 {
-            budget.resume(minute);
+    }
+
+    #[test]
+    fn what_was_not_used_is_saved_for_an_hour() {
+        let (mut now, minute, hour) =
+            (Mono::from_nanos(7), Duration::from_secs(60), Duration::from_secs(3600));
+        let mut budget = Budget::new(10, now);
+        for (waited, saved) in [(Duration::ZERO, 10), (minute, 600), (hour * 5, 36_000), (minute, 600)] {
+            now = now + waited;
+            assert_eq!(at_once(&mut budget, now), saved, "after {waited:?}");
         }
-        assert_eq!(at_once(&mut budget, start + minute * 2000), 36_000 + 10, "an hour at most");
     }
 
     /// How many frames may come at this moment.

@@ -52,8 +52,6 @@ pub(crate) struct MessageLink {
     /// The last time we were told: outputs are made at this time.
     now: Mono,
     reading: bool,
-    /// Of the last pause.
-    stopped_reading_at: Mono,
     /// The peer sends nothing more.
     ended: bool,
     /// The peer has said GOAWAY.
@@ -77,13 +75,12 @@ impl MessageLink {
             max_message: limits.max_message,
             heartbeat: None,
             assembly: Assembly::new(limits, counters),
-            control_budget: Budget::new(limits.max_control_frames),
+            control_budget: Budget::new(limits.max_control_frames, now),
             peer: None,
             error: None,
             handshake_until: now + limits.handshake_timeout,
             now,
             reading: true,
-            stopped_reading_at: now,
             ended: false,
             gone_away: false,
             confirmed: false,
@@ -313,11 +310,6 @@ impl MessageLink {
     }
 
     pub(super) fn set_reading(&mut self, reading: bool, now: Mono) {
-        if reading && !self.reading {
-            self.control_budget.resume(now - self.stopped_reading_at);
-        } else if !reading {
-            self.stopped_reading_at = now;
-        }
         self.now = now;
         self.reading = reading;
         if let Some(heartbeat) = &mut self.heartbeat

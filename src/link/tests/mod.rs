@@ -128,6 +128,14 @@ fn control_frames_may_come_between_the_frames_of_a_message() {
 }
 
 #[test]
+fn what_was_sent_during_a_halt_or_an_outage_is_no_flood() {
+    let mut link = established();
+    let questions = control(Kind::Ping, &[7; 8]).repeat(100 * 60);
+    assert_eq!(receive(&mut link, &questions, START + Duration::from_secs(60)), (vec![], Ok(())));
+    assert_eq!(std::iter::from_fn(|| link.next_output()).count(), 1);
+}
+
+#[test]
 fn of_several_questions_the_last_is_answered() {
     let mut link = established();
     let questions = [1, 2, 3].map(|token| control(Kind::Ping, &[token; 8])).concat();

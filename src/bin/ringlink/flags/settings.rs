@@ -55,7 +55,7 @@ pub(crate) struct LimitFlags {
     /// How long a peer's hello may take [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     handshake_timeout: Option<Duration>,
-    /// Pings and the like a peer may send in a second [default: 100].
+    /// Pings and the like a peer may send in a second, on the average [default: 100].
     #[arg(long, value_name = "N")]
     max_control_frames: Option<u32>,
     /// Ask a peer that was silent for so long whether it lives [default: 5s].
