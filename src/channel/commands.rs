@@ -204,7 +204,9 @@ impl Channel {
 
     /// A callback is done with the message of [`Event::Assembled`](super::Event::Assembled).
     pub(crate) fn give_back(&mut self, message: Vec<u8>) {
-        self.link.give_back(message);
+        if !self.facts.discarding {
+            self.link.give_back(message);
+        }
     }
 
     /// Stops delivering and reading. What is on the way from the kernel is held.

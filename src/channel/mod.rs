@@ -442,6 +442,7 @@ impl Channel {
     fn discard_received(&mut self) {
         self.facts.discarding = true;
         self.early = None;
+        self.link.discard();
         if let Some(held) = self.held.take() {
             self.settings.counters.bytes_held.sub(held.len() as u64);
             self.count_received(held.len());

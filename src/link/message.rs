@@ -234,6 +234,11 @@ impl MessageLink {
         self.assembly.give_back(message);
     }
 
+    pub(super) fn discard(&mut self) {
+        self.at_boundary = false;
+        self.assembly.free();
+    }
+
     pub(super) fn handle_eof(&mut self) -> Result<(), LinkError> {
         self.error.clone().map_or(Ok(()), Err)?;
         self.ended = true;

@@ -152,6 +152,14 @@ impl Link {
         }
     }
 
+    /// What is received is nobody's from here on: gives up the memory for it. [`Link::next_event`] is not to be called again.
+    pub(crate) fn discard(&mut self) {
+        match self {
+            Self::Message(link) => link.discard(),
+            Self::Stream => {}
+        }
+    }
+
     /// The peer sends nothing more, and all it sent went through [`Link::next_event`]. It may still listen, and is shown
     /// that we live.
     ///

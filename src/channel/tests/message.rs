@@ -92,6 +92,19 @@ fn a_program_that_pauses_after_each_message_gets_them_in_order_and_uncopied() {
 }
 
 #[test]
+fn a_message_that_will_never_be_delivered_takes_no_memory() {
+    let (mut rig, far) = open(|_| ());
+    let message = framed(&far, &[7; 5000]);
+    let (first, rest) = message.split_at(4000);
+    rig.receive(first);
+    assert!(rig.channel.link().begun() > 3900);
+    rig.channel.close();
+    assert_eq!(rig.channel.link().begun(), 0);
+    rig.turn().receive(rest).saw(&[]);
+    assert_eq!(rig.channel.link().begun(), 0);
+}
+
+#[test]
 fn what_many_channels_get_is_one_message_whatever_its_length() {
     for len in [0, 1, 2048, 2049, 16 << 10] {
         let (mut rig, mut far) = open(|_| ());
