@@ -61,7 +61,6 @@ impl Channel {
         if !self.takes_sends() {
             return Err(self.refuse_send(framed.len()));
         }
-        self.take_control(pool);
         self.outbox.push(framed, pool);
         self.count_sent(framed.len(), messages);
         Ok(())
@@ -74,13 +73,10 @@ impl Channel {
         let size = self.admit_message(len, cap)?;
         match self.settings.mode {
             Mode::Stream => parts.iter().for_each(|part| self.outbox.push(part, pool)),
-            Mode::Message => {
-                self.take_control(pool);
-                match self.link.framing().whole_header(len) {
-                    Some(header) => self.outbox.push_frame(header, parts, len, pool),
-                    None => self.push_frames(parts, pool),
-                }
-            }
+            Mode::Message => match self.link.framing().whole_header(len) {
+                Some(header) => self.outbox.push_frame(header, parts, len, pool),
+                None => self.push_frames(parts, pool),
+            },
         }
         self.count_sent(size, 1);
         Ok(())
@@ -118,7 +114,6 @@ impl Channel {
             Some(_) | None => return self.send_bytes(common.bytes.clone(), pool),
         };
         let size = self.admit_message(common.bytes.len(), Cap::Holds)?;
-        self.take_control(pool);
         self.outbox.push_common(piece, pool);
         self.count_sent(size, 1);
         Ok(())
@@ -129,7 +124,6 @@ impl Channel {
         match self.settings.mode {
             Mode::Stream => self.outbox.push_shared(bytes, pool),
             Mode::Message => {
-                self.take_control(pool);
                 for (header, range) in self.link.framing().frames(bytes.len()) {
                     self.outbox.push(&header, pool);
                     self.outbox.push_shared(bytes.slice(range), pool);

@@ -79,7 +79,7 @@ impl Channel {
     }
 
     fn next_send(&mut self, pool: &mut ChunkPool, now: Mono) -> Option<Submission> {
-        self.take_control(pool);
+        self.take_control(pool, now);
         let batch = self.outbox.take_batch(self.settings.send_size, MAX_SEGMENTS, pool)?;
         debug_assert!(!self.facts.fin_submitted, "nothing is sent after FIN");
         self.facts.only_control = batch.len() == std::mem::take(&mut self.control) as usize;
@@ -90,17 +90,16 @@ impl Channel {
 
     /// Puts the link's control frames into the outbox. They bypass its limit: there are few, and without them the
     /// peer would take the link for dead.
-    #[inline]
-    pub(super) fn take_control(&mut self, pool: &mut ChunkPool) {
+    fn take_control(&mut self, pool: &mut ChunkPool, now: Mono) {
         if self.link.has_output() && self.control <= CONTROL_MAX {
-            self.take_outputs(pool);
+            self.take_outputs(pool, now);
         }
     }
 
-    fn take_outputs(&mut self, pool: &mut ChunkPool) {
+    fn take_outputs(&mut self, pool: &mut ChunkPool, now: Mono) {
         let sendable =
             matches!(self.phase, Phase::Opening | Phase::Open | Phase::Flushing) && !self.facts.fin_submitted;
-        while let Some(frame) = self.link.next_output() {
+        while let Some(frame) = self.link.next_output(now) {
             if sendable {
                 self.outbox.push(&frame, pool);
                 self.control += frame.len() as u32;

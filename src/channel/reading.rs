@@ -247,7 +247,7 @@ impl Channel {
         }
         if self.inbound == Inbound::Eof && self.may_deliver() {
             self.inbound = Inbound::EofDone;
-            if self.handle_eof_delivered() {
+            if self.handle_eof_delivered(now) {
                 return Some(Event::Eof);
             }
         }
@@ -260,11 +260,11 @@ impl Channel {
     }
 
     /// True when the program is to be told.
-    fn handle_eof_delivered(&mut self) -> bool {
+    fn handle_eof_delivered(&mut self, now: Mono) -> bool {
         if self.facts.discarding {
             return false;
         }
-        if let Err(error) = self.link.handle_eof() {
+        if let Err(error) = self.link.handle_eof(now) {
             self.handle_link_error(error);
             return false;
         }

@@ -80,7 +80,7 @@ impl Pair {
 fn shake_hands(nodes: &[Arc<LocalNode>; 2]) -> [Link; 2] {
     let mut links = [0, 1].map(|n| Link::message(Arc::clone(&nodes[n]), Arc::default(), NOW));
     for (from, to) in [(0, 1), (1, 0)] {
-        let hello = links[from].next_output().expect("the hello");
+        let hello = links[from].next_output(NOW).expect("the hello");
         let event = links[to].next_event(&mut &hello[..], NOW).expect("a valid hello");
         assert_eq!(event, Some(LinkEvent::Established));
     }

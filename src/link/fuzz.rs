@@ -110,7 +110,8 @@ pub(super) fn play(data: &[u8]) -> Tally {
     let mut now = Mono::from_nanos(u64::from(*first));
     let mut link = Link::message(Arc::new(node(2)), Arc::default(), now);
     if first & 1 == 1 {
-        let hello = Link::message(Arc::new(node(1)), Arc::default(), now).next_output().expect("the hello");
+        let hello =
+            Link::message(Arc::new(node(1)), Arc::default(), now).next_output(now).expect("the hello");
         assert_eq!(link.next_event(&mut &hello[..], now), Ok(Some(LinkEvent::Established)));
     }
     while let Some((op, rest)) = script.split_first() {
@@ -126,12 +127,12 @@ pub(super) fn play(data: &[u8]) -> Tally {
             }
             4 => now = now + Duration::from_millis(20) * u32::from(*op),
             5 => drop(link.handle_timeout(now)),
-            6 => tally.outputs += std::iter::from_fn(|| link.next_output()).count(),
+            6 => tally.outputs += std::iter::from_fn(|| link.next_output(now)).count(),
             _ => link.set_reading(op & 8 == 0, now),
         }
         check(&mut link, now);
     }
-    let ended = link.handle_eof();
+    let ended = link.handle_eof(now);
     tally.clean_ends = usize::from(ended.is_ok());
     assert_eq!(link.next_event(&mut &[][..], now), ended.map(|()| None));
     tally

@@ -49,8 +49,6 @@ pub(crate) struct MessageLink {
     peer: Option<Box<PeerInfo>>,
     error: Option<LinkError>,
     handshake_until: Mono,
-    /// The last time we were told: outputs are made at this time.
-    now: Mono,
     reading: bool,
     /// The peer sends nothing more.
     ended: bool,
@@ -79,7 +77,6 @@ impl MessageLink {
             peer: None,
             error: None,
             handshake_until: now + limits.handshake_timeout,
-            now,
             reading: true,
             ended: false,
             gone_away: false,
@@ -124,23 +121,22 @@ impl MessageLink {
     ) -> Result<Option<LinkEvent<'b>>, LinkError> {
         self.error.clone().map_or(Ok(()), Err)?;
         debug_assert!(!self.ended || input.is_empty(), "bytes after the end");
-        self.now = now;
         if let Some(heartbeat) = &mut self.heartbeat {
             heartbeat.handle_received(now);
         }
-        let event = self.read(input);
+        let event = self.read(input, now);
         self.at_boundary = event.is_ok() && self.peer.is_some() && self.assembly.is_at_boundary();
         event.map_err(|error| self.latch(error))
     }
 
-    fn read<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<LinkEvent<'b>>, LinkError> {
+    fn read<'b>(&mut self, input: &mut &'b [u8], now: Mono) -> Result<Option<LinkEvent<'b>>, LinkError> {
         while let Some(piece) = self.assembly.next_piece(input)? {
             match piece {
-                Piece::Header(header) => self.handle_header(header)?,
+                Piece::Header(header) => self.handle_header(header, now)?,
                 Piece::Message(message) => return Ok(Some(LinkEvent::Message(message))),
                 Piece::Assembled(message) => return Ok(Some(LinkEvent::Assembled(message))),
                 Piece::Control(kind, payload) => {
-                    if let Some(event) = self.handle_control(kind, &payload)? {
+                    if let Some(event) = self.handle_control(kind, &payload, now)? {
                         return Ok(Some(event));
                     }
                 }
@@ -151,7 +147,7 @@ impl MessageLink {
     }
 
     /// Whether this frame may come now; its length is looked at last.
-    fn handle_header(&mut self, header: Header) -> Result<(), LinkError> {
+    fn handle_header(&mut self, header: Header, now: Mono) -> Result<(), LinkError> {
         let may_come = match header.kind {
             Kind::Hello => self.peer.is_none() && !self.gone_away,
             Kind::GoAway => !self.gone_away,
@@ -167,16 +163,21 @@ impl MessageLink {
         }
         self.confirmed |= self.peer.is_some() && header.kind != Kind::GoAway;
         if header.kind != Kind::Data {
-            self.control_budget.spend(self.now)?;
+            self.control_budget.spend(now)?;
         }
         self.assembly.begin(header)
     }
 
-    fn handle_control<'b>(&mut self, kind: Kind, payload: &[u8]) -> Result<Option<LinkEvent<'b>>, LinkError> {
+    fn handle_control<'b>(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        now: Mono,
+    ) -> Result<Option<LinkEvent<'b>>, LinkError> {
         match kind {
             Kind::Hello => {
                 let peer = hello::accept(payload, &self.local)?;
-                self.establish(peer);
+                self.establish(peer, now);
                 return Ok(Some(LinkEvent::Established));
             }
             Kind::GoAway => {
@@ -188,11 +189,11 @@ impl MessageLink {
             }
             Kind::Ping => {
                 let token = u64::from_le_bytes(payload.try_into().expect("its length was tested"));
-                self.question = Some(Question { token, received_at: self.now });
+                self.question = Some(Question { token, received_at: now });
             }
             Kind::Pong => {
                 if let Some(heartbeat) = &mut self.heartbeat {
-                    heartbeat.handle_pong(payload.try_into().expect("its length was tested"), self.now);
+                    heartbeat.handle_pong(payload.try_into().expect("its length was tested"), now);
                 }
             }
             Kind::Data | Kind::Ignorable(_) => unreachable!("not a control frame"),
@@ -200,13 +201,13 @@ impl MessageLink {
         Ok(None)
     }
 
-    fn establish(&mut self, peer: PeerInfo) {
+    fn establish(&mut self, peer: PeerInfo, now: Mono) {
         assert!(self.peer.is_none(), "hello comes once");
         let limits = &self.local.limits;
         self.framing = Framing::by_frames_of(peer.max_frame);
         self.max_message = limits.max_message.min(peer.max_message);
-        let mut heartbeat = Heartbeat::new(limits.heartbeat, peer.heartbeat, limits.dead_after, self.now);
-        heartbeat.set_listening(self.reading, self.now);
+        let mut heartbeat = Heartbeat::new(limits.heartbeat, peer.heartbeat, limits.dead_after, now);
+        heartbeat.set_listening(self.reading, now);
         self.heartbeat = Some(heartbeat);
         self.peer = Some(Box::new(peer));
     }
@@ -239,12 +240,12 @@ impl MessageLink {
         self.assembly.free();
     }
 
-    pub(super) fn handle_eof(&mut self) -> Result<(), LinkError> {
+    pub(super) fn handle_eof(&mut self, now: Mono) -> Result<(), LinkError> {
         self.error.clone().map_or(Ok(()), Err)?;
         self.ended = true;
         // The peer may go on listening, and cannot ask any more: we still show that we live.
         if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.set_listening(false, self.now);
+            heartbeat.set_listening(false, now);
         }
         let detail = if !self.assembly.is_at_boundary() {
             "the peer closed in the middle of a frame or message"
@@ -264,7 +265,7 @@ impl MessageLink {
             || self.heartbeat.as_ref().is_some_and(Heartbeat::is_ping_due)
     }
 
-    pub(super) fn next_output(&mut self) -> Option<ControlFrame> {
+    pub(super) fn next_output(&mut self, now: Mono) -> Option<ControlFrame> {
         if std::mem::take(&mut self.hello_pending) {
             return Some(frame::control(Kind::Hello, &hello::encode(&self.local)));
         }
@@ -277,9 +278,9 @@ impl MessageLink {
             return None;
         }
         if let Some(Question { token, received_at }) = self.question.take() {
-            return Some(frame::control(Kind::Pong, &heartbeat::pong(token, self.now - received_at)));
+            return Some(frame::control(Kind::Pong, &heartbeat::pong(token, now - received_at)));
         }
-        let ping = self.heartbeat.as_mut()?.next_ping(self.now)?;
+        let ping = self.heartbeat.as_mut()?.next_ping(now)?;
         Some(frame::control(Kind::Ping, &ping))
     }
 
@@ -295,7 +296,6 @@ impl MessageLink {
 
     pub(super) fn handle_timeout(&mut self, now: Mono) -> Result<(), LinkError> {
         self.error.clone().map_or(Ok(()), Err)?;
-        self.now = now;
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
@@ -315,7 +315,6 @@ impl MessageLink {
     }
 
     pub(super) fn set_reading(&mut self, reading: bool, now: Mono) {
-        self.now = now;
         self.reading = reading;
         if let Some(heartbeat) = &mut self.heartbeat
             && !self.ended

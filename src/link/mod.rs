@@ -166,9 +166,9 @@ impl Link {
     /// # Errors
     ///
     /// When that is in the middle of something, or the link failed before.
-    pub(crate) fn handle_eof(&mut self) -> Result<(), LinkError> {
+    pub(crate) fn handle_eof(&mut self, now: Mono) -> Result<(), LinkError> {
         match self {
-            Self::Message(link) => link.handle_eof(),
+            Self::Message(link) => link.handle_eof(now),
             Self::Stream => Ok(()),
         }
     }
@@ -182,10 +182,10 @@ impl Link {
         }
     }
 
-    /// The next control frame to be sent, before any message that is not yet queued; until `None`.
-    pub(crate) fn next_output(&mut self) -> Option<ControlFrame> {
+    /// The next control frame, to be sent now; until `None`.
+    pub(crate) fn next_output(&mut self, now: Mono) -> Option<ControlFrame> {
         match self {
-            Self::Message(link) => link.next_output(),
+            Self::Message(link) => link.next_output(now),
             Self::Stream => None,
         }
     }

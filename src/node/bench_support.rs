@@ -66,9 +66,9 @@ impl BusyLoop {
     ///
     /// When no frame is as long.
     pub fn messages(len: usize, count: usize, answer: Answer) -> Self {
-        let mut peer =
-            Link::message(Arc::new(node(2, &Config::default())), Arc::default(), Mono::from_nanos(1));
-        let head = peer.next_output().expect("the hello").to_vec();
+        let now = Mono::from_nanos(1);
+        let mut peer = Link::message(Arc::new(node(2, &Config::default())), Arc::default(), now);
+        let head = peer.next_output(now).expect("the hello").to_vec();
         let frame = whole_frame(&vec![0x5A; len]).expect("a frame may be as long");
         Self::new(Mode::Message, 1, Tape { head, body: frame.repeat(count) }, answer)
     }

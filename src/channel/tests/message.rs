@@ -41,7 +41,7 @@ fn open(change: impl FnOnce(&mut Limits)) -> (Rig, Link) {
 }
 
 fn outputs(link: &mut Link) -> Vec<u8> {
-    std::iter::from_fn(|| link.next_output()).flat_map(|frame| frame.to_vec()).collect()
+    std::iter::from_fn(|| link.next_output(START)).flat_map(|frame| frame.to_vec()).collect()
 }
 
 /// What the far link makes of everything the channel has sent.

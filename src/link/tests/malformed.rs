@@ -37,7 +37,7 @@ fn refused(make: fn() -> Link, bytes: &[u8], reason: CloseReason) {
         // It stays so, whatever happens.
         assert_eq!(link.next_event(&mut &hello()[..], START), Err(error.clone()));
         assert_eq!(link.handle_timeout(START + Duration::from_secs(99)), Err(error.clone()));
-        assert_eq!(link.handle_eof(), Err(error));
+        assert_eq!(link.handle_eof(START), Err(error));
         assert_eq!(link.deadline(), None);
         // The peer learns the code, and a stranger not more.
         let said = farewells(&mut link);
@@ -161,7 +161,7 @@ fn a_flood_of_any_control_frame_is_refused_within_a_second() {
         let (got, result) = receive(&mut link, &frame.repeat(101), START);
         assert_eq!((got, result.unwrap_err().reason), (vec![], Flood));
         // No amplification: far fewer answers than questions.
-        assert!(std::iter::from_fn(|| link.next_output()).count() <= 1);
+        assert!(std::iter::from_fn(|| link.next_output(START)).count() <= 1);
         // At the allowed rate it goes on, and the memory is bounded even when no answer is ever fetched.
         let mut link = established();
         for i in 1..2000 {
@@ -207,5 +207,5 @@ fn a_dribbled_body_costs_what_was_received() {
         let Link::Message(link) = &link else { panic!() };
         assert!(link.memory() <= 4096);
     }
-    assert_eq!(link.handle_eof().unwrap_err().reason, CloseReason::Truncated);
+    assert_eq!(link.handle_eof(START).unwrap_err().reason, CloseReason::Truncated);
 }

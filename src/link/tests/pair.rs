@@ -68,7 +68,7 @@ impl Pair {
     fn end(&mut self, from: usize) {
         assert!(self.sides[1 - from].wire.is_empty());
         self.ended = Some(from);
-        self.sides[1 - from].link.handle_eof().unwrap();
+        self.sides[1 - from].link.handle_eof(self.now).unwrap();
     }
 
     /// Does all that is due now, and moves on to the next moment something is. `None`: nothing will be.
@@ -90,7 +90,7 @@ impl Pair {
             }
             let side = &mut self.sides[at];
             assert!(side.link.deadline().is_none_or(|due| due > now), "what is due is done");
-            while let Some(output) = self.sides[at].link.next_output() {
+            while let Some(output) = self.sides[at].link.next_output(now) {
                 self.post(at, output.to_vec());
             }
         }

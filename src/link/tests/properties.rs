@@ -45,7 +45,7 @@ proptest! {
             got.extend(more);
         }
         prop_assert_eq!(got, expected);
-        prop_assert_eq!(link.handle_eof(), Ok(()));
+        prop_assert_eq!(link.handle_eof(START), Ok(()));
     }
 
     #[test]
