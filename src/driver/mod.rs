@@ -215,7 +215,7 @@ pub(crate) trait Driver {
     /// Queues an operation; it reaches the kernel in the next `turn` at the latest.
     fn submit(&mut self, submission: Submission);
 
-    /// Hands everything submitted to the kernel and waits for something to happen; one system call.
+    /// Hands everything submitted to the kernel and waits for something to happen.
     ///
     /// Returns early without an error whenever it likes: the caller looks at the clock and at the completions.
     fn turn(&mut self, wait: Wait) -> Result<(), DriverError>;

@@ -1,7 +1,7 @@
 //! The way up: completions of the kernel to what they mean for a channel.
 
 use super::kernel::{Cqe, Fd, Kernel};
-use super::socket::{Ending, Received, SendEnd};
+use super::socket::{Ending, Received, SendEnd, Socket};
 use super::token::{OpKind, Token};
 use super::{Outcome, UringDriver};
 use crate::addr::{Endpoint, Endpoints};
@@ -129,7 +129,7 @@ impl<K: Kernel> UringDriver<K> {
             Received::Starved { in_vain } => {
                 self.counters.starvations.add(1);
                 if !planted!(ForgetStarved) {
-                    self.starved.push(channel.slot(), in_vain);
+                    self.starved.push(channel, in_vain);
                 }
                 None
             }
@@ -243,15 +243,17 @@ impl<K: Kernel> UringDriver<K> {
         if !self.can_feed() {
             return;
         }
-        for _ in 0..self.buffers.kernel_count() {
-            let Some(slot) = self.starved.pop() else { return };
-            // One that closed while it waited may have a successor in its slot, to which this does nothing.
-            if let Some(socket) = self.sockets.get_mut(slot) {
-                socket.feed();
-                if !self.push_ops_of(slot) {
-                    return;
-                }
+        let mut left = self.buffers.kernel_count();
+        while left > 0
+            && let Some(channel) = self.starved.pop()
+        {
+            let socket = self.sockets.get_mut(channel.slot());
+            // Its slot may be another's by now.
+            let is_fed = socket.filter(|socket| socket.channel() == channel).is_some_and(Socket::feed);
+            if is_fed && !self.push_ops_of(channel.slot()) {
+                return;
             }
+            left -= usize::from(is_fed);
         }
     }
 }

@@ -1,6 +1,5 @@
-//! The few things this driver asks of Linux: the ring, six plain system calls and the clock. The real [`Kernel`] is in
-//! `host.rs`, one that costs nothing, for benches, in `null.rs`, and a simulated one can stand there; no other file of
-//! the driver knows libc calls or a clock.
+//! The few things this driver asks of Linux while it runs: the ring, some plain system calls on sockets and the clock. The
+//! real [`Kernel`] is in `host.rs`, one that costs nothing, for benches, in `null.rs`, and a simulated one can stand there.
 
 use std::io;
 use std::time::Duration;
@@ -49,7 +48,7 @@ pub(crate) enum Sqe {
     Cancel {
         target: u64,
     },
-    /// Multishot: a completion for each wake.
+    /// Multishot: a completion for one wake or several.
     Wake,
 }
 
@@ -82,8 +81,8 @@ pub(crate) trait Kernel {
     ///
     /// # Safety
     ///
-    /// What the operation points to stays where it is: the address and the header until the next `enter` has taken
-    /// the operation, the data until its terminal completion.
+    /// What the operation points to stays where it is: the address, the header and the list of parts it leads to until the
+    /// next `enter` has taken the operation, the data until its terminal completion.
     unsafe fn push(&mut self, user_data: u64, sqe: Sqe);
 
     /// Submits what is queued and waits for a completion. Ends early without an error when it likes; the errors are

@@ -154,7 +154,7 @@ impl<K: Kernel> UringDriver<K> {
         let socket = self.sockets.change(channel);
         socket.want_reading(true);
         if !self.starved.is_empty() && socket.starve() {
-            self.starved.push(channel.slot(), false);
+            self.starved.push(channel, false);
         }
     }
 

@@ -126,7 +126,8 @@ impl UringDriver<HostKernel> {
             last = self.await_receive(tries)?;
         }
         let works = data.more && data.buffer.is_some() && usize::try_from(data.result) == Ok(BYTES.len());
-        if works { Ok(()) } else { Err(io::Error::from_raw_os_error(-data.result.min(-libc::EOPNOTSUPP))) }
+        let errno = if data.result < 0 { -data.result } else { libc::EOPNOTSUPP };
+        if works { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
     }
 
     fn await_receive(&mut self, tries: u32) -> io::Result<Cqe> {

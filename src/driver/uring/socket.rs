@@ -178,10 +178,11 @@ impl Socket {
         self.receive == InKernel::No && !std::mem::replace(&mut self.starved, true)
     }
 
-    /// There are buffers again.
-    pub(crate) fn feed(&mut self) {
-        self.starved = false;
-        self.fed = true;
+    /// There are buffers again. True when it waited for them.
+    pub(crate) fn feed(&mut self) -> bool {
+        let is_fed = std::mem::take(&mut self.starved);
+        self.fed |= is_fed && self.wants_reading;
+        is_fed
     }
 
     // The difference between what is wanted and what the kernel has.
@@ -432,11 +433,13 @@ mod tests {
         for in_vain in [false, true] {
             assert_eq!(socket.handle_receive(-libc::ENOBUFS, false), Received::Starved { in_vain });
             assert_eq!(socket.next_op(), None);
-            socket.feed();
+            assert!(socket.feed());
             assert_eq!(socket.next_op(), Some(Op::Receive));
         }
         assert_eq!(socket.handle_receive(1, true), Received::Data(1));
         assert_eq!(socket.handle_receive(-libc::ENOBUFS, false), Received::Starved { in_vain: false });
+        socket.close(false);
+        assert!(!socket.feed(), "one that closes needs no buffer");
     }
 
     #[test]

@@ -5,21 +5,23 @@
 
 use std::collections::VecDeque;
 
+use crate::id::ChannelId;
+
 #[derive(Debug, Default)]
 pub(super) struct Starved {
-    /// Slots that were fed in vain, in the order in which they were.
-    again: VecDeque<u32>,
-    waiting: VecDeque<u32>,
+    /// Those that were fed in vain, in the order in which they were.
+    again: VecDeque<ChannelId>,
+    waiting: VecDeque<ChannelId>,
 }
 
 impl Starved {
     /// It found no buffer; `in_vain` when it has received nothing since it was fed.
-    pub(super) fn push(&mut self, slot: u32, in_vain: bool) {
-        if in_vain { self.again.push_back(slot) } else { self.waiting.push_back(slot) }
+    pub(super) fn push(&mut self, channel: ChannelId, in_vain: bool) {
+        if in_vain { self.again.push_back(channel) } else { self.waiting.push_back(channel) }
     }
 
-    /// The next to feed.
-    pub(super) fn pop(&mut self) -> Option<u32> {
+    /// The next to feed; it may have closed while it waited.
+    pub(super) fn pop(&mut self) -> Option<ChannelId> {
         self.again.pop_front().or_else(|| self.waiting.pop_front())
     }
 
@@ -37,8 +39,8 @@ impl Starved {
     }
 
     #[cfg(feature = "sim")]
-    pub(super) fn contains(&self, slot: u32) -> bool {
-        self.again.contains(&slot) || self.waiting.contains(&slot)
+    pub(super) fn contains(&self, channel: ChannelId) -> bool {
+        self.again.contains(&channel) || self.waiting.contains(&channel)
     }
 }
 
@@ -50,14 +52,14 @@ mod tests {
     fn each_is_once_the_first_to_be_fed() {
         for (channels, buffers) in [(6, 4), (4, 4), (9, 2), (100, 7), (3, 8)] {
             let mut starved = Starved::default();
-            (0..channels).for_each(|slot| starved.push(slot, false));
+            (0..channels).for_each(|slot| starved.push(ChannelId::new(slot, 1), false));
             let mut meals = vec![0_u32; channels as usize];
             for _ in 0..10 * channels {
                 // The first takes every buffer, and the rest find none.
-                let fed: Vec<u32> = (0..buffers).map_while(|_| starved.pop()).collect();
-                meals[fed[0] as usize] += 1;
-                for &slot in &fed {
-                    starved.push(slot, slot != fed[0]);
+                let fed: Vec<ChannelId> = (0..buffers).map_while(|_| starved.pop()).collect();
+                meals[fed[0].slot() as usize] += 1;
+                for &channel in &fed {
+                    starved.push(channel, channel != fed[0]);
                 }
             }
             assert!(

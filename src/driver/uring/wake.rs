@@ -29,8 +29,8 @@ impl EventFd {
 }
 
 impl Waker for EventFd {
-    /// Each write makes a completion, though nobody reads the counter: the poll is told of every write, and the counter
-    /// has room for 2^64 - 2 of them.
+    /// After each write there is a completion, though nobody reads the counter: the poll is told of every write, of several
+    /// at once perhaps, and the counter has room for 2^64 - 2 of them.
     fn wake(&self) {
         if let Err(error) = (&*self.0).write(&1u64.to_ne_bytes()) {
             tracing::error!(%error, "cannot wake a loop");

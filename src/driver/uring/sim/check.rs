@@ -37,7 +37,7 @@ impl UringDriver<SimKernel> {
         let channel = socket.channel();
         match (socket.is_deaf(), socket.is_starved()) {
             (true, false) => Err(format!("{channel}: should be read from, and no receive is armed")),
-            (true, true) if !self.starved.contains(channel.slot()) => {
+            (true, true) if !self.starved.contains(channel) => {
                 Err(format!("{channel}: waits for a buffer, and nobody knows"))
             }
             (true, true) | (false, _) => Ok(()),
