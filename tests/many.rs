@@ -9,14 +9,17 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use ringlink::{ChannelId, Context, DriverKind, Handler, Mode, Node};
+
+#[path = "node/support/waiting.rs"]
+mod waiting;
+
+use waiting::PATIENCE;
 
 const CHANNELS: usize = 9_000;
 /// Descriptors each process needs, with some to spare.
 const DESCRIPTORS: u64 = 10_000;
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Tells a process that this test started what it is to be.
 const ROLE: &str = "RINGLINK_MANY";
 
@@ -164,16 +167,12 @@ impl NodeProcess {
 
     /// Waits until the node has no more channels and holds what it held when it was told so last.
     fn wait_for(&mut self, what: &str, wanted: impl Fn(&Look) -> bool) -> Look {
-        let mut last = self.look();
-        for _ in 0..PATIENCE.as_millis() / 5 {
-            pass(Duration::from_millis(5));
-            let now = self.look();
-            if now == last && wanted(&now) {
-                return now;
-            }
-            last = now;
-        }
-        panic!("waited {PATIENCE:?} for {what}: {last:?}");
+        let mut look = self.look();
+        waiting::eventually(what, || {
+            let before = std::mem::replace(&mut look, self.look());
+            look == before && wanted(&look)
+        });
+        look
     }
 
     /// Resident memory in bytes.
@@ -190,11 +189,6 @@ impl NodeProcess {
         io::copy(&mut { output }, &mut io::sink()).unwrap();
         assert!(child.wait().unwrap().success());
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "between two looks at another process")]
-fn pass(time: Duration) {
-    std::thread::sleep(time);
 }
 
 fn connect(to: SocketAddr) -> TcpStream {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ringlink::{ChannelInfo, ChannelState, CloseReason};
 
 use super::foreign::Foreign;
-use super::support::{Bed, Event, Random, eventually, pause};
+use super::support::{Bed, Event, Random, eventually, pass};
 
 fn links(bed: &Bed) -> Vec<ChannelInfo> {
     bed.handle.channels().unwrap()
@@ -19,7 +19,7 @@ fn races(loops: usize, rounds: usize) {
         for (side, bed) in beds.iter().enumerate() {
             bed.dial(beds[1 - side].address());
             if random.next().is_multiple_of(2) {
-                pause(std::time::Duration::from_micros(random.next() % 2000));
+                pass(std::time::Duration::from_micros(random.next() % 2000));
             }
         }
         let mut channel = None;

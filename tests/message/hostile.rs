@@ -155,7 +155,7 @@ fn who_says_nothing_or_too_slowly_is_gone_at_the_deadline() {
     // Each byte in time, all of them too late.
     let drip = std::thread::spawn(move || {
         for byte in hello {
-            super::support::pause(std::time::Duration::from_millis(20));
+            super::support::pass(std::time::Duration::from_millis(20));
             if std::io::Write::write_all(&mut writer, &[byte]).is_err() {
                 return;
             }

@@ -129,7 +129,7 @@ fn nodes_that_keep_up_a_link_to_each_other_have_one() {
     };
     eventually("one link", settled);
     // It would be dialed again within 100 ms if anybody missed it.
-    super::support::pause(Duration::from_millis(300));
+    super::support::pass(Duration::from_millis(300));
     assert!(settled());
 }
 

@@ -10,3 +10,5 @@ mod strangers;
 mod support;
 #[path = "../node/support/tiny.rs"]
 mod tiny;
+#[path = "../node/support/waiting.rs"]
+mod waiting;

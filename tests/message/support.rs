@@ -3,16 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
 
 use ringlink::{
     Address, Builder, ChannelId, ChannelInfo, CloseReport, Context, DriverKind, Handle, Handler, Limits, Node,
 };
 
 use super::tiny;
-
-/// How long anything may take that is bound to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use super::waiting::{PATIENCE, eventually, pass};
 
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -139,24 +136,6 @@ impl Bed {
         let (there, here) = (first.opened().0, second.opened().0);
         [(first, there), (second, here)]
     }
-}
-
-/// Looks again and again, for a state that no event tells of.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..PATIENCE.as_millis() / 2 {
-        if holds() {
-            return;
-        }
-        pause(Duration::from_millis(2));
-    }
-    panic!("waited {PATIENCE:?} for {what}");
-}
-
-/// Lets time pass: only to look again.
-#[expect(clippy::disallowed_methods, reason = "the one place where a test sleeps")]
-pub(crate) fn pause(time: Duration) {
-    std::thread::sleep(time);
 }
 
 /// The same numbers for the same seed.

@@ -19,13 +19,12 @@ mod process;
 pub(crate) mod recorder;
 mod setup;
 mod tiny;
+mod waiting;
 
 pub(crate) use process::{OtherProcess, answer_lines, say};
 pub(crate) use recorder::{Call, Event, Journal, Plan, Recorder};
 pub(crate) use setup::{Setup, any_port, node_test};
-
-/// How long anything may take that is bound to happen. A test that fails by it hangs; none measures with it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use waiting::{PATIENCE, eventually, pass};
 
 /// Runs what may hang on a thread of its own, and fails if it does.
 #[track_caller]
@@ -37,28 +36,6 @@ pub(crate) fn within<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send
         Err(RecvTimeoutError::Timeout) => panic!("waited {PATIENCE:?} for {what}"),
         Err(RecvTimeoutError::Disconnected) => panic!("panicked: {what}"),
     }
-}
-
-/// Waits for a state that no event tells of.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    const STEP: Duration = Duration::from_millis(2);
-    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
-        if holds() {
-            return;
-        }
-        pass(STEP);
-    }
-    panic!("waited {PATIENCE:?} for {what}");
-}
-
-/// Lets time pass. Only for looking again, or for measuring what happens in that time.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where a test sleeps; nobody hopes for anything after it"
-)]
-pub(crate) fn pass(time: Duration) {
-    thread::sleep(time);
 }
 
 /// How many descriptors this process has open.
