@@ -144,7 +144,6 @@ impl Dialing {
                 // Before it is asked: a loop that does not tell of a link, since its node is not sought yet, has let
                 // everybody know before that whether it is linked.
                 self.learn(channel, node);
-                let is_linked = node.is_some_and(is_linked);
                 self.handle_closed(channel, node, &report, is_linked, now);
             }
         }
@@ -177,11 +176,13 @@ impl Dialing {
         channel: ChannelId,
         node: Option<NodeId>,
         report: &CloseReport,
-        is_linked: bool,
+        is_linked: impl Fn(NodeId) -> bool,
         now: Mono,
     ) {
         for place in 0..self.entries.len() {
             let entry = &mut self.entries[place];
+            // A dial that led to nobody may have been in vain because the node has come by itself meanwhile.
+            let is_linked = node.or(entry.node).is_some_and(&is_linked);
             match entry.state {
                 State::Dialing(Some(dialed)) if dialed == channel => {}
                 State::Linked(linked, since) if linked == channel => entry.lost(since, now),

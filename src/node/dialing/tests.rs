@@ -145,6 +145,20 @@ fn a_link_from_the_other_side_is_as_good() {
 }
 
 #[test]
+fn a_dial_in_vain_to_a_node_that_has_come_by_itself_is_the_last() {
+    let mut dialing = dialing(1);
+    let now = dial(&mut dialing);
+    dialing.handle_note(Note::Opened { channel: channel(0), node: Some(NODE) }, |_| true, now);
+    let lost = Note::Closed { channel: channel(0), node: Some(NODE), report: closed(CloseReason::Reset) };
+    dialing.handle_note(lost, |_| false, now);
+    let now = dial(&mut dialing);
+    dialing.handle_note(Note::Opened { channel: channel(3), node: Some(NODE) }, |_| true, now);
+    let refused = Note::Closed { channel: channel(0), node: None, report: closed(CloseReason::DialRefused) };
+    dialing.handle_note(refused, |node| node == NODE, now);
+    assert_eq!(dialing.deadline(), None);
+}
+
+#[test]
 fn a_dial_that_cannot_begin_is_tried_again() {
     let mut dialing = dialing(1);
     let (place, _) = dialing.next_dial(Mono::default()).unwrap();
