@@ -78,7 +78,7 @@ impl<'a> Context<'a> {
     pub fn send(&mut self, channel: ChannelId, bytes: &[u8]) -> Result<(), SendError> {
         match self.core.touch(channel) {
             Some((found, pool)) => found.send(bytes, pool),
-            None => self.core.elsewhere(channel).ok_or(SendError::Closed)?.send(channel, bytes),
+            None => self.core.handle.send(channel, bytes),
         }
     }
 
@@ -92,7 +92,7 @@ impl<'a> Context<'a> {
     pub fn send_parts(&mut self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
         match self.core.touch(channel) {
             Some((found, pool)) => found.send_parts(parts, pool),
-            None => self.core.elsewhere(channel).ok_or(SendError::Closed)?.send_parts(channel, parts),
+            None => self.core.handle.send_parts(channel, parts),
         }
     }
 
@@ -105,7 +105,7 @@ impl<'a> Context<'a> {
     pub fn send_bytes(&mut self, channel: ChannelId, bytes: Bytes) -> Result<(), SendError> {
         match self.core.touch(channel) {
             Some((found, pool)) => found.send_bytes(bytes, pool),
-            None => self.core.elsewhere(channel).ok_or(SendError::Closed)?.send_bytes(channel, bytes),
+            None => self.core.handle.send_bytes(channel, bytes),
         }
     }
 
@@ -145,7 +145,8 @@ impl<'a> Context<'a> {
         self.command(channel, Channel::resume, Command::Resume);
     }
 
-    /// Never lost, as no answer would say so: what is asked of another loop goes past the bounds of its mailbox.
+    /// Never lost, as no answer would say so: to another loop it goes past the bounds of its mailbox, and to a channel whose
+    /// dial is in this loop's mail behind that.
     fn command(
         &mut self,
         channel: ChannelId,
@@ -154,11 +155,7 @@ impl<'a> Context<'a> {
     ) {
         match self.core.touch(channel) {
             Some((found, _)) => here(found),
-            None => {
-                if let Some(handle) = self.core.elsewhere(channel) {
-                    handle.insist(channel, there(channel));
-                }
-            }
+            None => self.core.handle.insist(channel, there(channel)),
         }
     }
 

@@ -131,12 +131,6 @@ impl Core {
         self.channels.touch(id).map(|channel| (channel, &mut self.pool))
     }
 
-    /// The way to a channel of another loop.
-    pub(crate) fn elsewhere(&self, id: ChannelId) -> Option<&Handle> {
-        let index = self.handle.shared().loop_of(id)?;
-        (index != self.index).then_some(&self.handle)
-    }
-
     pub(crate) fn list(&self) -> Vec<ChannelInfo> {
         self.channels.iter().map(|channel| ChannelInfo::of(channel, self.now)).collect()
     }

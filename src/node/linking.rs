@@ -5,10 +5,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::addr::{Address, Endpoint};
+use crate::addr::Endpoint;
 use crate::channel::{self, Channel};
 use crate::config::Mode;
-use crate::error::{CloseReason, CloseReport, ClosedBy, DialError};
+use crate::error::{CloseReason, CloseReport, ClosedBy};
 use crate::id::ChannelId;
 use crate::link::NodeId;
 use crate::node::command::Command;
@@ -190,7 +190,7 @@ impl Core {
         let outcome = happened(&mut peers);
         let mut ours = Vec::new();
         while let Some((channel, action)) = peers.next_action() {
-            if self.elsewhere(channel).is_none() {
+            if handle.shared().loop_of(channel) == Some(self.index) {
                 ours.push((channel, action));
             } else if let Some(port) = handle.shared().port_of(channel).filter(|_| !planted!(LostAct)) {
                 // A loop that has ended has no channels.
@@ -287,7 +287,7 @@ impl Core {
     /// Dials whoever is due, and comes back when the next one is.
     pub(crate) fn dial_peers(&mut self) {
         while let Some((place, address)) = self.dialing.as_mut().and_then(|d| d.next_dial(self.now)) {
-            let outcome = self.dial_anywhere(address);
+            let outcome = self.handle.dial(address);
             if let Some(dialing) = &mut self.dialing {
                 dialing.handle_dial(place, outcome, self.now);
             }
@@ -297,11 +297,5 @@ impl Core {
         }
         let deadline = self.dialing.as_ref().and_then(|dialing| dialing.deadline());
         self.dial_timer = deadline.map(|at| self.timers.insert(at, TimerKey::Dial));
-    }
-
-    /// On each loop in turn.
-    fn dial_anywhere(&mut self, address: Address) -> Result<ChannelId, DialError> {
-        let index = self.handle.shared().next_dial();
-        if index == self.index { self.dial(address) } else { self.handle.dial_on(index, address) }
     }
 }
