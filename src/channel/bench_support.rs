@@ -81,7 +81,7 @@ impl Table {
         }
         let touched = self.channels.take_dirty();
         let found = touched.iter().filter(|id| self.channels.clean(**id).is_some()).count();
-        self.channels.give_back_dirty(touched);
+        self.channels.give_back_dirty(touched, 0);
         found
     }
 }

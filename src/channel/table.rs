@@ -142,8 +142,13 @@ impl ChannelTable {
         Some(&mut row.channel)
     }
 
-    pub(crate) fn give_back_dirty(&mut self, mut taken: Vec<ChannelId>) {
-        taken.clear();
+    /// The last `left` of the taken list were not looked at: they are the first of the next one.
+    pub(crate) fn give_back_dirty(&mut self, mut taken: Vec<ChannelId>, left: usize) {
+        taken.drain(..taken.len() - left);
+        if left > 0 {
+            taken.append(&mut self.dirty);
+            std::mem::swap(&mut self.dirty, &mut taken);
+        }
         self.spare = taken;
     }
 
@@ -232,14 +237,28 @@ mod tests {
         }
         table.check();
         let place = taken.as_ptr();
-        table.give_back_dirty(taken);
+        table.give_back_dirty(taken, 0);
         let next = table.take_dirty();
         assert_eq!(next, [id(2, 1)]);
         assert!(table.clean(id(2, 1)).is_some());
-        table.give_back_dirty(next);
+        table.give_back_dirty(next, 0);
         table.mark_dirty(id(0, 1));
         let third = table.take_dirty();
         assert_eq!(third.as_ptr(), place, "two lists take turns");
+    }
+
+    #[test]
+    fn what_was_not_looked_at_comes_first_the_next_time() {
+        let mut table = ChannelTable::new(0, 4);
+        for slot in 0..4 {
+            table.insert(some_channel(id(slot, 1)));
+        }
+        let taken = table.take_dirty();
+        assert!(table.clean(id(0, 1)).is_some() && table.clean(id(1, 1)).is_some());
+        table.mark_dirty(id(0, 1));
+        table.give_back_dirty(taken, 2);
+        table.check();
+        assert_eq!(table.take_dirty(), [id(2, 1), id(3, 1), id(0, 1)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::channel::{self, Event};
+use crate::clock::Mono;
 use crate::config::Mode;
 use crate::driver::{Completion, Driver, ListenerId, Wait};
 use crate::error::{CloseReason, CloseReport, ClosedBy, DriverError, Errno, NodeError};
@@ -16,12 +17,15 @@ use crate::node::handler::Handler;
 use crate::node::info::ChannelInfo;
 use crate::node::spin::Spin;
 
-/// How long the handler may be busy with completions before timers, commands and sends have their turn: a loop whose
-/// handler is slow must still show its peers that it lives.
-const REAP_TIME: Duration = Duration::from_millis(10);
+/// How long the handler may be busy with one part of a turn before the next has its own: a loop whose handler is slow must
+/// still show its peers that it lives.
+const PART_TIME: Duration = Duration::from_millis(10);
 
 /// How long the kernel may take to end what was cut when the shutdown's grace was over.
 const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// The clock does not come so far.
+const NEVER: Mono = Mono::from_nanos(u64::MAX);
 
 /// How one loop works, beside what its channels have in common.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +78,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         self.reap();
         self.obey();
         self.expire();
-        self.flush();
+        self.flush(self.core.now + 4 * PART_TIME);
         if self.is_over() {
             return Ok(ControlFlow::Break(()));
         }
@@ -96,7 +100,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
             }
             let mut turn = Turn::new(&mut self.core, &mut self.handler);
             turn.complete(completion);
-            if turn.called && self.driver.now() - self.core.now > REAP_TIME {
+            if turn.called && self.driver.now() - self.core.now > PART_TIME {
                 return;
             }
         }
@@ -104,7 +108,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     /// The commands of other threads. They have as long as completions.
     fn obey(&mut self) {
-        let (driver, late) = (&self.driver, self.core.now + 2 * REAP_TIME);
+        let (driver, late) = (&self.driver, self.core.now + 2 * PART_TIME);
         // No more is taken while there is what the handler was too slow for, or that would grow without bound.
         if self.core.notified.is_empty() && self.core.obey(|| driver.now() > late) {
             self.spin.something_came(self.core.now);
@@ -119,7 +123,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     /// Timers up to now. Those they set are for the next turn.
     fn expire(&mut self) {
-        let mark = self.core.timers.mark();
+        let (mark, late) = (self.core.timers.mark(), self.core.now + 3 * PART_TIME);
         while let Some((timer, key)) = self.core.timers.pop_due(self.core.now, mark) {
             match key {
                 TimerKey::Channel(id) => {
@@ -129,6 +133,9 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
                 }
                 TimerKey::User(token) => {
                     self.call(|handler, cx| handler.on_timer(cx, timer, token));
+                    if self.driver.now() > late {
+                        break;
+                    }
                 }
                 TimerKey::Duplicates => self.core.settle_duplicates(),
                 TimerKey::Dial => {
@@ -142,36 +149,45 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     /// Channels that were touched: what they have to tell, what they ask of the kernel, when they are due next.
     ///
-    /// What callbacks touch meanwhile is for the next turn, unless it is still to come in this one, so a turn ends.
-    fn flush(&mut self) {
+    /// What callbacks touch meanwhile is for the next turn, unless it is still to come in this one, so a turn ends; and so is
+    /// what is left when it is late.
+    fn flush(&mut self, late: Mono) {
         let dirty = self.core.channels.take_dirty();
+        let mut left = dirty.len();
         for &id in &dirty {
-            self.settle(id);
+            left -= 1;
+            if self.settle(id) && self.driver.now() > late {
+                break;
+            }
         }
-        self.core.channels.give_back_dirty(dirty);
+        self.core.channels.give_back_dirty(dirty, left);
         self.settle_accepting();
         while let Some(submission) = self.core.submissions.pop_front() {
             self.driver.submit(submission);
         }
     }
 
-    fn settle(&mut self, id: ChannelId) {
-        let Some(channel) = self.core.channels.clean(id) else { return };
-        if channel.has_deliverable() {
-            self.parts().deliver_held(id);
+    /// True when the handler was called, which may have taken long.
+    fn settle(&mut self, id: ChannelId) -> bool {
+        let Some(channel) = self.core.channels.clean(id) else { return false };
+        let delivers = channel.has_deliverable();
+        let mut turn = Turn::new(&mut self.core, &mut self.handler);
+        if delivers {
+            turn.deliver_held(id);
         }
-        let now = self.core.now;
-        let Some(channel) = self.core.channels.get_mut(id) else { return };
-        while let Some(submission) = channel.next_submission(&mut self.core.pool, now) {
+        let now = turn.core.now;
+        let Some(channel) = turn.core.channels.get_mut(id) else { return turn.called };
+        while let Some(submission) = channel.next_submission(&mut turn.core.pool, now) {
             self.driver.submit(submission);
         }
         if channel.is_ending() {
             // Its last submission may have been its end.
-            self.parts().deliver_held(id);
-            self.core.leave(id);
+            turn.deliver_held(id);
+            turn.core.leave(id);
         }
-        self.parts().open_admitted();
-        self.core.note_rest(id);
+        turn.open_admitted();
+        turn.core.note_rest(id);
+        turn.called
     }
 
     fn settle_accepting(&mut self) {
@@ -216,12 +232,18 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         {
             return Wait::Not;
         }
-        self.core.timers.next_deadline().map_or(Wait::Forever, Wait::Until)
+        let deadlines = [self.core.timers.next_deadline(), self.given_up_at()];
+        deadlines.into_iter().flatten().min().map_or(Wait::Forever, Wait::Until)
+    }
+
+    /// When the shutdown has taken too long.
+    fn given_up_at(&self) -> Option<Mono> {
+        self.core.stop_at.map(|at| at + CUT_GRACE)
     }
 
     /// True when the shutdown is through, or has taken too long.
     fn is_over(&self) -> bool {
-        self.core.stop_at.is_some_and(|at| self.core.channels.is_empty() || self.core.now >= at + CUT_GRACE)
+        self.given_up_at().is_some_and(|at| self.core.channels.is_empty() || self.core.now >= at)
     }
 
     #[cfg(feature = "sim")]
@@ -235,9 +257,12 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         // Where the kernel failed nobody has asked for the end, and callbacks would still dial.
         self.core.handle.shared().set_stopping();
         self.core.close_mailbox();
+        while let Some(token) = self.core.notified.pop_front() {
+            self.call(|handler, cx| handler.on_notify(cx, token));
+        }
         self.core.close_door();
         // What is accepted must be the driver's again, or nobody closes it.
-        self.flush();
+        self.flush(NEVER);
         for id in self.core.channels.ids() {
             let now = self.core.now;
             let mut turn = self.parts();

@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::addr::{Address, Endpoint};
-use crate::channel::{Room, Slots};
+use crate::channel::{Phase, Room, Slots};
 use crate::config::Config;
 use crate::driver::uring::UringDriver;
-use crate::driver::{Settings, Waker};
+use crate::driver::{Settings, Submission, Waker};
 use crate::error::{DialError, SendError};
 use crate::node::command::UNTIMED;
 use crate::node::handle::Handle;
@@ -39,6 +39,16 @@ fn listening<H: Handler>(config: Config, handler: H) -> (EventLoop<UringDriver, 
     let settings = Settings { first_slot: 0, ring: config.ring.clone(), socket: config.socket.clone() };
     let mut driver = UringDriver::new(settings, Arc::clone(&counters)).unwrap();
     let local = driver.listen(ListenerId(0), &at, false).unwrap();
+    let (event_loop, handle) = loop_on(driver, counters, &config, handler);
+    (event_loop, handle, local.socket_addr().unwrap())
+}
+
+fn loop_on<D: Driver, H: Handler>(
+    driver: D,
+    counters: Arc<Counters>,
+    config: &Config,
+    handler: H,
+) -> (EventLoop<D, H>, Handle) {
     let port = Port {
         slots: Slots::new(0, config.channels, Room::new(config.mode, &config.limits)).unwrap(),
         mailbox: Mailbox::new(LoopWaker::new(driver.waker()), &config.limits, Arc::clone(&counters)),
@@ -46,9 +56,9 @@ fn listening<H: Handler>(config: Config, handler: H) -> (EventLoop<UringDriver, 
         thread: std::thread::current().id(),
     };
     let handle = Handle::new(Arc::new(Shared::new(vec![port], config.limits.lookups, None, false)));
-    let mut event_loop = event_loop(0, driver, handler, handle.clone(), &config, counters, 0);
+    let mut event_loop = event_loop(0, driver, handler, handle.clone(), config, counters, 0);
     event_loop.begin();
-    (event_loop, handle, local.socket_addr().unwrap())
+    (event_loop, handle)
 }
 
 /// Turns until it is so.
@@ -179,7 +189,7 @@ struct Slow(Journal<u64>);
 impl Handler for Slow {
     fn on_notify(&mut self, _: &mut Context<'_>, token: u64) {
         let (_sender, nothing) = mpsc::channel::<()>();
-        assert!(nothing.recv_timeout(3 * REAP_TIME).is_err());
+        assert!(nothing.recv_timeout(3 * PART_TIME).is_err());
         self.0.borrow_mut().push(token);
     }
 }
@@ -197,7 +207,14 @@ fn a_handler_that_is_slow_to_hear_does_not_keep_its_loop() {
         assert_eq!(*told.borrow(), (0..turns).collect::<Vec<_>>());
         assert_eq!(event_loop.core.has_mail(), turns < 3);
     }
+    // Nor does the end of the loop keep a word from it.
+    for token in 3..5 {
+        handle.notify(token).unwrap();
+    }
+    handle.shutdown(Duration::ZERO);
+    while event_loop.turn().unwrap().is_continue() {}
     event_loop.end(Ok(())).unwrap();
+    assert_eq!(*told.borrow(), [0, 1, 2, 3, 4]);
 }
 
 /// Keeps the reports.
@@ -220,6 +237,121 @@ fn a_name_that_cannot_be_looked_up_for_want_of_lookups_is_not_one_that_was_not_f
     let report = reports.borrow()[0].to_string();
     assert_eq!(report, "limit by us: too many names are being looked up; try again, or raise lookups");
     event_loop.end(Ok(())).unwrap();
+}
+
+/// Keeps what came.
+struct Reader(Journal<(ChannelId, Vec<u8>)>);
+
+impl Handler for Reader {
+    fn on_data(&mut self, _: &mut Context<'_>, channel: ChannelId, data: &[u8]) {
+        self.0.borrow_mut().push((channel, data.to_vec()));
+    }
+}
+
+#[test]
+fn what_was_held_for_many_is_given_out_in_as_many_turns_as_it_takes() {
+    let told = Rc::default();
+    let config = Config { mode: Mode::Stream, channels: 3, ..Config::default() };
+    let (mut event_loop, _, address) = listening(config, Reader(Rc::clone(&told)));
+    let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+    turn_until(&mut event_loop, |it| {
+        it.core.channels.iter().filter(|c| c.phase() == Phase::Open).count() == 3
+    });
+    let ids = event_loop.core.channels.ids();
+    event_loop.flush(NEVER);
+    for &id in &ids {
+        event_loop.core.on_channel(id, channel::Channel::pause);
+        event_loop.parts().deliver(id, b"held");
+        event_loop.core.on_channel(id, channel::Channel::resume);
+    }
+    for turns in 1..=3 {
+        assert!(event_loop.core.channels.has_dirty() && told.borrow().len() == turns - 1);
+        let late = event_loop.driver.now();
+        event_loop.flush(late);
+    }
+    assert_eq!(*told.borrow(), ids.iter().map(|&id| (id, b"held".to_vec())).collect::<Vec<_>>());
+    event_loop.end(Ok(())).unwrap();
+}
+
+#[test]
+fn what_is_asked_of_a_dial_that_is_still_in_the_mail_is_not_lost() {
+    let reports = Rc::default();
+    let (mut event_loop, handle, address) = listening(one_channel(), Registrar(Rc::clone(&reports)));
+    let channel = handle.dial(Endpoint::Tcp(address)).unwrap();
+    let mut cx = Context::new(&mut event_loop.core);
+    assert_eq!(cx.send(channel, b"x"), Err(SendError::NotOpen));
+    cx.abort(channel);
+    turn_until(&mut event_loop, |_| !reports.borrow().is_empty());
+    let report = &reports.borrow()[0];
+    assert_eq!((report.reason, report.opened), (CloseReason::Aborted, false));
+    assert_eq!(Context::new(&mut event_loop.core).send(channel, b"x"), Err(SendError::Closed));
+    event_loop.end(Ok(())).unwrap();
+}
+
+/// A kernel that begins everything and ends nothing. Waiting takes no time.
+struct Stuck {
+    now: Mono,
+    in_flight: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Unheard;
+
+impl Waker for Unheard {
+    fn wake(&self) {}
+}
+
+impl Driver for Stuck {
+    type Waker = Unheard;
+
+    fn now(&self) -> Mono {
+        self.now
+    }
+
+    fn waker(&self) -> Unheard {
+        Unheard
+    }
+
+    fn listen(&mut self, _: ListenerId, at: &Endpoint, _: bool) -> io::Result<Endpoint> {
+        Ok(at.clone())
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        self.in_flight += usize::from(matches!(submission, Submission::Dial { .. }));
+    }
+
+    fn turn(&mut self, wait: Wait) -> Result<(), DriverError> {
+        match wait {
+            Wait::Not => {}
+            Wait::Until(time) => self.now = self.now.max(time),
+            Wait::Forever => panic!("nothing will ever happen"),
+        }
+        Ok(())
+    }
+
+    fn next_completion(&mut self) -> Option<Completion<'_>> {
+        None
+    }
+
+    fn finish(self, _: Mono) -> usize {
+        self.in_flight
+    }
+}
+
+#[test]
+fn a_kernel_that_ends_nothing_does_not_keep_a_loop_from_its_end() {
+    let reports = Rc::default();
+    let driver = Stuck { now: Mono::from_nanos(1), in_flight: 0 };
+    let (mut event_loop, handle) =
+        loop_on(driver, Arc::default(), &one_channel(), Registrar(Rc::clone(&reports)));
+    handle.dial(Endpoint::Tcp(([127, 0, 0, 1], 9).into())).unwrap();
+    assert!(event_loop.turn().unwrap().is_continue());
+    let (began, grace) = (event_loop.driver.now, Duration::from_secs(1));
+    handle.shutdown(grace);
+    while event_loop.turn().unwrap().is_continue() {}
+    assert_eq!(event_loop.driver.now - began, grace + CUT_GRACE);
+    assert!(matches!(event_loop.end(Ok(())), Err(NodeError::Leaked { operations: 1, .. })));
+    assert_eq!(reports.borrow().len(), 1);
 }
 
 /// Keeps the ids of whom there was room for again.
@@ -247,7 +379,7 @@ fn who_is_refused_for_what_an_earlier_channel_left_in_the_mail_is_called_back() 
     while event_loop.core.waiting_count() == 1 {
         assert!(event_loop.driver.now() < deadline, "the second gets no channel");
         event_loop.reap();
-        event_loop.flush();
+        event_loop.flush(NEVER);
         event_loop.driver.turn(Wait::Not).unwrap();
     }
     let second = event_loop.core.channels.ids()[0];
