@@ -44,7 +44,7 @@ pub struct Limits {
     pub outbox_max: usize,
     /// How long a dial may take for each address of a name. Default 10 s.
     pub dial_timeout: Duration,
-    /// How long `close` goes on sending what is queued. Default 5 s.
+    /// How long `close` goes on sending what is queued, and then waits at most. Default 5 s.
     pub close_timeout: Duration,
     /// How long a closing channel waits, once everything is sent, for the peer to close too. Default 1 s.
     ///

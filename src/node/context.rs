@@ -134,8 +134,9 @@ impl<'a> Context<'a> {
     }
 
     /// Stops reading. When this returns nothing is given to `on_data` or `on_message` any more; what the kernel had
-    /// already received is kept, in order, for [`Context::resume`]. A connection that fails meanwhile ends the pause:
-    /// what was kept is given to the handler, and then its `on_close`.
+    /// already received is kept, in order, for [`Context::resume`]. A connection that fails meanwhile ends the pause,
+    /// and so does a link that gives way to another to the same node: what was kept is given to the handler, and then its
+    /// `on_close`.
     pub fn pause(&mut self, channel: ChannelId) {
         self.command(channel, Channel::pause, Command::Pause);
     }

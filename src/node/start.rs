@@ -98,11 +98,34 @@ fn start_on<D: Driver + 'static, H: Handler>(
     config: Config,
     make: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> Result<Node, StartError> {
+    let mut recruits = Vec::new();
+    match run_loops(make_driver, config, make, &mut recruits) {
+        Ok((handle, local_addrs)) => {
+            let threads = recruits.into_iter().map(|recruit| recruit.thread).collect();
+            Ok(Node { handle, local_addrs, threads })
+        }
+        Err(error) => {
+            // Of a node that does not start nothing goes on: its addresses are free, and its handlers silent.
+            for Recruit { orders, thread, .. } in recruits {
+                drop(orders);
+                drop(thread.join());
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The loops of a node, all running; those that were made when it failed are among the recruits.
+fn run_loops<D: Driver + 'static, H: Handler>(
+    make_driver: MakeDriver<D>,
+    config: Config,
+    make: impl Fn(usize) -> H + Send + Sync + 'static,
+    recruits: &mut Vec<Recruit>,
+) -> Result<(Handle, Vec<Endpoint>), StartError> {
     let identity = Identity::of(&config)?;
     let seed = identity::random().map(u64::from_le_bytes).map_err(StartError::Identity)?;
     let config = Arc::new(config);
     let make = Arc::new(make);
-    let mut recruits = Vec::new();
     let mut ports = Vec::new();
     let shares = split_slots(config.first_slot, config.channels, config.loops);
     for (index, (first, count)) in shares.into_iter().enumerate() {
@@ -112,11 +135,11 @@ fn start_on<D: Driver + 'static, H: Handler>(
         recruits.push(recruit);
         ports.push(port);
     }
-    let local_addrs = listen(&config.listen, &recruits)?;
+    let local_addrs = listen(&config.listen, recruits)?;
     let local_node = identity.map(|identity| identity.local_node(&config, &local_addrs));
     let has_peers = !config.peers.is_empty();
     let handle = Handle::new(Arc::new(Shared::new(ports, config.limits.lookups, local_node, has_peers)));
-    for recruit in &recruits {
+    for recruit in &*recruits {
         // A loop that is gone is found out below.
         drop(recruit.orders.send(Order::Run(handle.clone())));
     }
@@ -126,8 +149,7 @@ fn start_on<D: Driver + 'static, H: Handler>(
             return Err(StartError::Handler(index));
         }
     }
-    let threads = recruits.into_iter().map(|recruit| recruit.thread).collect();
-    Ok(Node { handle, local_addrs, threads })
+    Ok((handle, local_addrs))
 }
 
 /// Who the node is; in stream mode nobody asks.
@@ -187,9 +209,9 @@ fn recruit<D: Driver + 'static, H: Handler>(
         };
         drop(to_made.send(Ok(LoopWaker::new(driver.waker()))));
         let Some(handle) = take_orders(&mut driver, &for_loop, &to_listening) else { return Ok(()) };
-        let handler = make(index);
-        to_running.send(()).ok();
         run_to_the_end(index, &handle.clone(), || {
+            let handler = make(index);
+            to_running.send(()).ok();
             event_loop(index, driver, handler, handle, &loop_config, loop_counters, seed).run()
         })
     };

@@ -2,14 +2,15 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::thread;
+use std::sync::mpsc::{self, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ringlink::{CloseReason, ClosedBy, CommandError, DialError, NodeError, StartError};
 
 use crate::support::foreign::{self, Blackhole, assert_same, random};
-use crate::support::{Bed, Call, Event, PATIENCE, PLANNED, Plan, Setup, eventually, node_test, pass};
+use crate::support::{Bed, Call, Event, PATIENCE, PLANNED, Plan, Setup, eventually, node_test, pass, within};
 
 node_test!(an_idle_node_ends, |setup| {
     let bed = Bed::echo(setup);
@@ -284,18 +285,29 @@ node_test!(a_panic_in_on_stop_is_what_join_tells, |setup| {
 });
 
 node_test!(a_handler_that_cannot_be_made_is_a_start_error, |setup| {
-    struct Never;
-    impl ringlink::Handler for Never {}
+    /// Asks all loops again and again, on a thread of its own.
+    struct Curious(Sender<JoinHandle<()>>);
+    impl ringlink::Handler for Curious {
+        fn on_start(&mut self, cx: &mut ringlink::Context<'_>) {
+            let handle = cx.handle().clone();
+            let asking = thread::spawn(move || while handle.channels() != Err(CommandError::Stopped) {});
+            self.0.send(asking).unwrap();
+        }
+    }
     let last = setup.loops - 1;
     crate::support::hide_planned_panics();
+    let (to_us, asking) = mpsc::channel();
     let error = setup
         .listener()
         .start(move |index| {
             assert!(index != last, "{PLANNED}no handler for loop {index}");
-            Never
+            Curious(to_us.clone())
         })
         .err();
     assert!(matches!(error, Some(StartError::Handler(index)) if index == last), "{error:?}");
+    // Every loop has ended, and nobody waits for the one that was none.
+    asking.try_iter().for_each(|asking| within("an answer", move || asking.join()).unwrap());
+    assert!(matches!(asking.try_recv(), Err(TryRecvError::Disconnected)), "a loop's thread lives on");
 });
 
 node_test!(a_loop_that_panics_ends_the_node_and_nobody_waits_for_it, |setup| {
