@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -280,6 +281,7 @@ fn an_interrupted_run_tells_what_it_has() {
             .args(load.split_whitespace())
             .args("-d 1h -w 0 -i 50ms --json-stream --quiet --pin none".split_whitespace())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
@@ -293,8 +295,9 @@ fn an_interrupted_run_tells_what_it_has() {
             assert_eq!(interval["event"], "interval", "{load}");
             holds(&interval["interval"], "/properties/intervals/items");
         }
-        let pid = rustix::process::Pid::from_raw(run.id().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        // To all of the group, as a terminal does.
+        let group = rustix::process::Pid::from_child(&run);
+        rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
         let last = std::iter::from_fn(next).last().unwrap();
         assert_eq!(last["event"], "end", "{load}");
         assert_eq!(last["report"]["status"], "partial", "{load}: {last}");

@@ -3,12 +3,15 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{clock, environment};
 
@@ -17,6 +20,20 @@ const ANSWER: Duration = Duration::from_secs(5);
 const STOP: Duration = Duration::from_secs(3);
 const READY: &str = "READY ";
 const PROBE: Duration = Duration::from_millis(50);
+
+/// The processes that were started and not awaited.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends all far ends at once, before this process ends at once.
+pub(crate) fn kill_all() {
+    for &pid in running().iter() {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct FarEnd {
@@ -32,6 +49,8 @@ impl FarEnd {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
         command.arg("serve").args(words).arg("--supervised");
+        // A Ctrl-C is for this process, which then tells what it has.
+        command.process_group(0);
         Self::start(command, processor, None)
     }
 
@@ -52,6 +71,11 @@ impl FarEnd {
         processor: Option<usize>,
         port: Option<u16>,
     ) -> anyhow::Result<Self> {
+        if let Some(port) = port
+            && answers(at(port))
+        {
+            bail!("port {port} is in use: somebody else listens there");
+        }
         let mut far = Self::spawn(command, processor, port.unwrap_or(0))?;
         if let Some(line) = far.wait_ready(port, READY)? {
             let address = line.split_whitespace().nth(1).unwrap_or_default();
@@ -76,8 +100,8 @@ impl FarEnd {
         };
         thread::Builder::new().name("far-end".into()).spawn(forward).context("cannot start a thread")?;
         let stdin = child.stdin.take();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Self { child, stdin, lines, address })
+        running().push(Pid::from_child(&child));
+        Ok(Self { child, stdin, lines, address: at(port) })
     }
 
     /// The line that begins with `ready`; none when its port answered first.
@@ -87,10 +111,14 @@ impl FarEnd {
             match self.lines.recv_timeout(PROBE) {
                 Ok(line) if line.starts_with(ready) => return Ok(Some(line)),
                 Ok(_) => {}
-                Err(_) if self.child.try_wait()?.is_some() => bail!("the far end ended before it was ready"),
                 Err(_) => {}
             }
-            if port.is_some() && TcpStream::connect_timeout(&self.address, PROBE).is_ok() {
+            // The look at the process comes second: what answers is the one that was started.
+            let is_ready = port.is_some() && answers(self.address);
+            if self.child.try_wait()?.is_some() {
+                bail!("the far end ended before it was ready");
+            }
+            if is_ready {
                 return Ok(None);
             }
         }
@@ -120,5 +148,14 @@ impl Drop for FarEnd {
         }
         drop(self.child.kill());
         drop(self.child.wait());
+        running().retain(|pid| *pid != Pid::from_child(&self.child));
     }
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn answers(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, PROBE).is_ok()
 }

@@ -6,6 +6,8 @@ use std::thread;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::far_end;
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// True once a signal came.
@@ -18,6 +20,7 @@ pub(crate) fn on_signal(call: impl Fn() + Send + 'static) {
     let wait = move |mut signals: Signals| {
         for _ in signals.forever() {
             if INTERRUPTED.swap(true, SeqCst) {
+                far_end::kill_all();
                 std::process::exit(130);
             }
             call();
