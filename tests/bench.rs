@@ -406,6 +406,62 @@ fn a_file_that_cannot_be_written_is_named_before_the_run_and_a_full_one_loses_no
 }
 
 #[test]
+fn what_cannot_be_measured_is_said_by_its_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let suite = folder.path().join("s.toml").display().to_string();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let entry = format!("[[contender]]\nname = \"a\"\ncommand = \"sleep 60\"\nport = {port}\n");
+    std::fs::write(&suite, format!("run = [\"echo\"]\n{entry}")).unwrap();
+    for (line, why) in [
+        ("echo -d 1h --pin cli=1023".to_owned(), "pin: processor 1023 cannot be used".to_owned()),
+        (
+            format!("echo 127.0.0.1:{port} --target-pid 4194305"),
+            "--target-pid: the processor time".to_owned(),
+        ),
+        (format!("compare {suite} -d 1h"), format!("port {port} is in use")),
+    ] {
+        let output = bench(&line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains(&why), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_connection_that_goes_with_nothing_under_way_is_an_error() {
+    let impatient = plain(|mut stream| {
+        let mut buffer = [0; 4096];
+        stream.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        while let Ok(len @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..len]).is_err() {
+                return;
+            }
+        }
+    });
+    let result = json(&format!("idle {impatient} -c 3 --active 1 -R 1k {SHORT}"), 3);
+    assert_eq!(result["totals"]["errors"]["eof"], 2, "{result}");
+}
+
+#[test]
+fn a_result_is_written_although_nobody_reads_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    for told in ["", " --json-stream"] {
+        let path = folder.path().join("r.json");
+        let line = format!("echo -c 1 -d 250ms -i 100ms -w 0 -q --pin none{told} --json");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut run = Command::new(env!("CARGO_BIN_EXE_ringlink-bench"));
+        let output = run.args(line.split(' ')).arg(&path).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let result: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(result["status"], "ok", "{result}");
+        // The last interval is a part of one.
+        let ends: Vec<_> = result["intervals"].as_array().unwrap().iter().map(|row| &row["t_ns"]).collect();
+        assert_eq!(ends, [100_000_000, 200_000_000, 250_000_000]);
+    }
+}
+
+#[test]
 fn connections_of_one_side_are_looked_at_while_they_are_open() {
     let result = json(&format!("echo -c 7 {SHORT}"), 0);
     for side in ["client", "server"] {

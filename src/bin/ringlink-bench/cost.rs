@@ -180,7 +180,7 @@ impl Memory {
     }
 
     /// What each of so many connections added. Both ends of each are on this machine where the far end is.
-    pub(crate) fn of_each(&self, before: &Self, connections: usize) -> BTreeMap<String, f64> {
+    pub(crate) fn of_each(&self, before: &Self, connections: u64) -> BTreeMap<String, f64> {
         let each = |now: u64, before: u64| now.saturating_sub(before) as f64 / connections.max(1) as f64;
         BTreeMap::from([
             ("server_rss_of_each_connection_bytes".into(), each(self.server_rss, before.server_rss)),

@@ -77,15 +77,14 @@ fn execute(command: Command) -> anyhow::Result<u8> {
 fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
     flags.files().try_for_each(files::try_out)?;
     let comparison = compare::compare(flags)?;
-    if !flags.files().any(files::is_stdout) {
-        json::line(compare::table(&comparison).trim_end())?;
-    }
-    if let Some(path) = &flags.json {
-        files::write(path, &(serde_json::to_string_pretty(&comparison)? + "\n"))?;
-    }
-    if let Some(path) = &flags.markdown {
-        files::write(path, &compare::markdown(&comparison))?;
-    }
+    let text = serde_json::to_string_pretty(&comparison)? + "\n";
+    // Each in its own right: the one that fails takes none of the others with it.
+    let json = flags.json.as_ref().map_or(Ok(()), |path| files::write(path, &text));
+    let markdown = flags.markdown.as_ref();
+    let markdown = markdown.map_or(Ok(()), |path| files::write(path, &compare::markdown(&comparison)));
+    let is_told = flags.files().any(files::is_stdout);
+    let told = if is_told { Ok(()) } else { json::line(compare::table(&comparison).trim_end()) };
+    json.and(markdown).and(told)?;
     Ok(match () {
         () if signals::interrupted() => 130,
         () if flags.strict && !comparison.is_whole() => 4,
@@ -120,16 +119,15 @@ fn show(
             return Err(error);
         }
     };
-    if output.json_stream {
-        json::stream(&json::Event::End { report })?;
-    } else if output.is_text_shown() {
-        json::line(text::text(report).trim_end())?;
-    }
-    if let Some(path) = &output.json {
-        json::write(report, path)?;
-    }
-    if let Some(path) = &output.csv {
-        files::write(path, &json::csv(report))?;
-    }
+    // Each in its own right: the one that fails takes none of the others with it.
+    let json = output.json.as_ref().map_or(Ok(()), |path| json::write(report, path));
+    let csv = output.csv.as_ref().map_or(Ok(()), |path| files::write(path, &json::csv(report)));
+    let hgrm = output.hgrm.as_ref().map_or(Ok(()), |path| files::write(path, &report.hgrm));
+    let told = match () {
+        () if output.json_stream => json::stream(&json::Event::End { report }),
+        () if output.is_text_shown() => json::line(text::text(report).trim_end()),
+        () => Ok(()),
+    };
+    json.and(csv).and(hgrm).and(told)?;
     Ok(report.exit_code(common.strict))
 }

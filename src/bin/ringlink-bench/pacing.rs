@@ -124,6 +124,9 @@ impl Random {
     }
 }
 
+/// The longest message, in bytes.
+pub(crate) const MAX_SIZE: usize = 16 << 20;
+
 /// How long messages are: `64`, `64..4096`, or `mix:64=90,64k=10` by weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sizes {
@@ -171,7 +174,7 @@ impl FromStr for Sizes {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let size = |text: &str| match parse_size(text)? {
-            size @ 1..=16_777_216 => Ok(size),
+            size @ 1..=MAX_SIZE => Ok(size),
             _ => Err("a message has 1 byte to 16 MiB".to_owned()),
         };
         if let Some(parts) = text.strip_prefix("mix:") {

@@ -9,15 +9,15 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use crate::engine::Wiring;
 use crate::environment::{self, Environment};
 use crate::far_end::FarEnd;
 use crate::flags::{Backend, CommonFlags, Pin};
-use crate::report::{self, Report, Tool, Totals, Workload, files};
+use crate::report::{self, Report, Tool, Totals, Workload};
 use crate::workload::{Gate, Lengths, News, Tally};
-use crate::{clock, signals};
+use crate::{clock, cost, signals};
 use collect::{Collected, Collector};
 
 /// The figure of what the far end says of [`Job::are_links`].
@@ -80,7 +80,12 @@ impl Job<'_> {
             }
         };
         self.describe(target, pin);
-        let server = far.as_ref().map(FarEnd::pid).or(self.common.target_pid);
+        if let Some(pid) = common.target_pid
+            && cost::cpu_nanos(pid) == 0
+        {
+            bail!("--target-pid: the processor time of {pid} cannot be read; is there such a process?");
+        }
+        let server = far.as_ref().map(FarEnd::pid).or(common.target_pid);
         let (gate, (news, heard)) = (Arc::new(Gate::default()), mpsc::channel());
         let threads = self.start_threads(target, pin, &gate, &news, make)?;
         drop(news);
@@ -90,11 +95,14 @@ impl Job<'_> {
         });
         let collector = Collector::new(&self, target, server, far.as_mut(), &gate, heard);
         let collected = collector.collect();
+        if collected.is_err() {
+            gate.stop();
+        }
         gate.release();
         let collected = collected?;
         let mut calls = 0;
         for thread in threads {
-            calls += thread.join().unwrap_or_else(|_| bail!("a thread of the generator panicked"))?;
+            calls += thread.join().map_err(|_| anyhow!("a thread of the generator panicked"))?;
         }
         Ok(self.report(started, &collected, calls, gate.is_stopped()))
     }
@@ -139,7 +147,7 @@ impl Job<'_> {
         gate: &Arc<Gate>,
         news: &Sender<News>,
         make: impl Fn(Share, Wiring) -> Body,
-    ) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<u64>>>> {
+    ) -> anyhow::Result<Vec<JoinHandle<u64>>> {
         let threads = usize::from(self.common.threads);
         let mut first = 0;
         let mut started = Vec::new();
@@ -156,7 +164,15 @@ impl Job<'_> {
                 busy_poll: self.common.busy_poll,
                 sources: 1,
             };
-            let spawned = thread::Builder::new().name(format!("load-{thread}")).spawn(make(share, wiring));
+            let (body, news) = (make(share, wiring), news.clone());
+            let told = move || {
+                body().unwrap_or_else(|error| {
+                    // Only after another's error nobody listens.
+                    drop(news.send(News::Failed(error)));
+                    0
+                })
+            };
+            let spawned = thread::Builder::new().name(format!("load-{thread}")).spawn(told);
             started.push(spawned.context("cannot start a thread")?);
         }
         Ok(started)
@@ -190,6 +206,7 @@ impl Job<'_> {
             netstat_delta: collected.netstat.clone(),
             checks: Vec::new(),
             thresholds: Vec::new(),
+            hgrm: String::new(),
         };
         report.checks = checks::checks(&report, self.concurrency, &tally.service);
         report.thresholds = self.common.threshold.iter().map(|t| t.check(&report)).collect();
@@ -199,11 +216,9 @@ impl Job<'_> {
             () if self.common.strict && report.failed_checks().next().is_some() => report::Status::Invalid,
             () => report::Status::Ok,
         };
-        if let Some(path) = &self.common.output.hgrm {
+        if self.common.output.hgrm.is_some() {
             let histogram = if self.workload.pace == "open" { &tally.response } else { &tally.service };
-            if let Err(error) = files::write(path, &histogram.hgrm()) {
-                tracing::error!("{error:#}");
-            }
+            report.hgrm = histogram.hgrm();
         }
         report
     }

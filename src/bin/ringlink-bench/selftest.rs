@@ -170,6 +170,9 @@ fn stall() -> anyhow::Result<String> {
         // From the actual send only one request of each connection waited.
         let uncorrected = service.at(99.0).context("too few samples")? as f64 / 1e9;
         ensure!(uncorrected < 0.2, "{engine}: the service time's p99 is {uncorrected:.3} s");
+        let lag = report.latency_ns.send_lag.context("nothing was due")?;
+        let lag = lag.at(99.0).context("too few samples")? as f64 / 1e9;
+        ensure!(lag < 0.1, "{engine}: the generator is said to be {lag:.3} s late, which the server was");
     }
     Ok(format!("read/expected: {}", told.join(", ")))
 }

@@ -153,8 +153,9 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn pin(&self) -> Pin {
-        run::processors(self.given, true, 1)
+    /// For ends of at most so many threads.
+    pub(crate) fn pin(&self, threads: u16) -> Pin {
+        run::processors(self.given, true, threads)
     }
 }
 
@@ -189,7 +190,7 @@ pub(crate) fn compare(flags: &CompareFlags) -> anyhow::Result<Comparison> {
         schema: SCHEMA.into(),
         tool: Tool::this(),
         environment: Environment::capture(),
-        processors: run::told(block.pin())
+        processors: run::told(block.pin(1))
             + if flags.pin.is_auto { ", where each end has one thread" } else { "" },
         left_out,
         cells,
@@ -294,7 +295,7 @@ fn judge(entry: usize, ratio: Option<Estimate>, floor: Option<f64>) -> Verdict {
 
 /// One run, by processes of its own: no contender meets what another left behind.
 fn measure(mut words: Vec<String>, contender: &Contender, block: &Block) -> anyhow::Result<Figures> {
-    let Pin { client, server, .. } = run::processors(block.given, true, pair::threads(&words));
+    let Pin { client, server, .. } = block.pin(pair::threads(&words));
     let pin = |end: &str, processor: Option<usize>| processor.map(|processor| format!("{end}={processor}"));
     let mut pins: Vec<String> = pin("cli", client).into_iter().collect();
     // It lives as long as the run.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::pair::{flag, number, told};
+use super::pair::{flag, number, threads, told};
 use crate::compare::{Block, Figures};
 use crate::far_end::FarEnd;
 
@@ -22,11 +22,11 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 /// Measures a bulk, written as for `ringlink-bench`.
 pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures> {
-    let port = free_port()?;
+    let (port, pin) = (free_port()?, block.pin(threads(words)));
     let mut server = Command::new("iperf3");
     server.args(["-s", "-1", "-p", &port.to_string(), "--forceflush"]);
     // It serves one test and says when it can; a probe of its port would be that test.
-    let far = FarEnd::start_saying(server, block.pin().server, "Server listening")?;
+    let far = FarEnd::start_saying(server, pin.server, "Server listening")?;
     let (seconds, omit) = (block.duration.as_secs_f64().ceil(), block.warmup.as_secs_f64().ceil());
     let mut client = Command::new("iperf3");
     client.args(["-c", "127.0.0.1", "-J", "-l", "128K", "-p", &port.to_string()]);
@@ -40,7 +40,7 @@ pub(crate) fn measure(words: &[String], block: &Block) -> anyhow::Result<Figures
         Some("both") => drop(client.arg("--bidir")),
         _ => {}
     }
-    let report = told(&mut client, block.pin().client)?;
+    let report = told(&mut client, pin.client)?;
     drop(far);
     let size = flag(words, ["-s", "--size"]).map_or(Ok(32 << 10), ringlink::units::parse_size);
     figures(&report, size.map_err(anyhow::Error::msg)?, seconds)

@@ -13,10 +13,21 @@ use crate::environment;
 /// Messages of these lengths must arrive before a pair is measured at all, for so long.
 const CHECK: ([usize; 6], Duration) = ([8, 63, 65, 4095, 16_385, 1 << 20], Duration::from_millis(20));
 
-/// Of `--name value`, `--name=value` or `-n value`.
+/// A flag's name, and the value that is joined to it, as in `--name=value`, `-nvalue` or `-n=value`.
+fn split(word: &str) -> (&str, Option<&str>) {
+    let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+    match word.split_at_checked(2) {
+        Some((short, joined)) if short.starts_with('-') && short != "--" && name.len() > 2 => {
+            (short, Some(joined))
+        }
+        _ => (name, value),
+    }
+}
+
+/// Of `--name value`, `-n value`, or with the value joined to the name.
 pub(super) fn flag<'w>(words: &'w [String], names: [&str; 2]) -> Option<&'w str> {
     words.iter().enumerate().find_map(|(n, word)| {
-        let (name, value) = word.split_once('=').map_or((word.as_str(), None), |(n, v)| (n, Some(v)));
+        let (name, value) = split(word);
         names.contains(&name).then(|| value.or(words.get(n + 1).map(String::as_str))).flatten()
     })
 }
@@ -49,7 +60,7 @@ fn size(words: &[String]) -> Option<usize> {
 
 /// Whether a load is what a pair's command can be told: messages of one length over one connection.
 pub(crate) fn carries(words: &[String]) -> bool {
-    let names = words.iter().filter(|word| word.starts_with('-')).filter_map(|word| word.split('=').next());
+    let names = words.iter().filter(|word| word.starts_with('-')).map(|word| split(word).0);
     words.first().is_some_and(|kind| kind == "msg")
         && size(words).is_some()
         && flag(words, ["-c", "--connections"]).is_none_or(|connections| connections == "1")
@@ -73,7 +84,7 @@ fn run(command: &str, size: usize, block: &Block) -> anyhow::Result<Figures> {
     command.arg(format!("--size={size}"));
     command.arg(format!("--warmup={}", block.warmup.as_secs_f64()));
     command.arg(format!("--duration={}", block.duration.as_secs_f64()));
-    let pin = block.pin();
+    let pin = block.pin(1);
     for (end, processor) in [("client", pin.client), ("server", pin.server)] {
         command.args(processor.map(|processor| format!("--{end}-cpu={processor}")));
     }
@@ -98,6 +109,9 @@ mod tests {
     fn flags_are_found_however_they_are_written() {
         assert_eq!(flag(&words("bulk -c 4"), ["-c", "--connections"]), Some("4"));
         assert_eq!(flag(&words("bulk --connections=4"), ["-c", "--connections"]), Some("4"));
+        for joined in ["bulk -c4", "bulk -c=4"] {
+            assert_eq!(flag(&words(joined), ["-c", "--connections"]), Some("4"));
+        }
         assert_eq!(flag(&words("bulk"), ["-c", "--connections"]), None);
     }
 
@@ -106,6 +120,8 @@ mod tests {
         for (line, can) in [
             ("msg -s 64", true),
             ("msg --connections 1 --size=64k", true),
+            ("msg -s64 -c1", true),
+            ("msg -s64 -c2", false),
             ("msg", false),
             ("msg -s 64..4096", false),
             ("msg -s mix:64=90,64k=10", false),

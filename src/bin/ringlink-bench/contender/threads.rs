@@ -140,7 +140,9 @@ fn send_lane(plan: &Plan, wiring: &Wiring, lane: u32) -> anyhow::Result<LaneEnd<
     let mut blocks = Blocks::new(plan, start);
     let mut calls = 1;
     while blocks.next(&mut source, &mut block, plan) {
-        stream.write_all(&block)?;
+        if stream.write_all(&block).is_err() {
+            break; // the far end is gone: what it does not answer is lost
+        }
         calls += 1;
     }
     stream.set_read_timeout(Some(plan.lengths.patience.max(GATE)))?;

@@ -141,7 +141,9 @@ async fn send_lane(plan: Plan, wiring: Wiring, lane: u32) -> anyhow::Result<Lane
     let mut blocks = Blocks::new(&plan, start);
     let mut calls = 1;
     while blocks.next(&mut source, &mut block, &plan) {
-        stream.write_all(&block).await?;
+        if stream.write_all(&block).await.is_err() {
+            break; // the far end is gone: what it does not answer is lost
+        }
         calls += 1;
     }
     let (mut answers, mut data, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);

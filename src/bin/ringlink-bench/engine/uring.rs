@@ -12,6 +12,7 @@ use ringlink::{
 
 use super::{Close, Ended, Io, LOW, Lane, Load, Wiring};
 use crate::clock;
+use crate::pacing::MAX_SIZE;
 
 pub(crate) fn run(load: impl Load, wiring: &Wiring) -> anyhow::Result<u64> {
     // A lane is dialed again while the channel of its last connection is still on its way out.
@@ -25,6 +26,7 @@ pub(crate) fn run(load: impl Load, wiring: &Wiring) -> anyhow::Result<u64> {
         .limits(|limits| {
             limits.dials_in_flight = wiring.lanes.max(1);
             limits.outbox_low = LOW;
+            limits.outbox_max = MAX_SIZE;
             limits.idle_timeout = Some(Duration::ZERO);
             limits.write_timeout = Duration::ZERO;
         })

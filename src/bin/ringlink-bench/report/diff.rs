@@ -59,12 +59,21 @@ pub(crate) fn diff(old: &Report, new: &Report, tests: &[Change]) -> (String, boo
         line("WARNING: these are results of different loads".into());
     }
     for (name, of, how) in FIGURES {
-        let (Some(before), Some(after)) = (of(old), of(new)) else { continue };
-        let change = after / before - 1.0;
-        let is_over = |test: &&Change| {
-            test.name == name && if test.is_growth { change > test.share } else { change < test.share }
+        let mut tests = tests.iter().filter(|test| test.name == name).peekable();
+        let (before, after) = (of(old).filter(|_| old.has_result()), of(new).filter(|_| new.has_result()));
+        let (Some(before), Some(after)) = (before, after) else {
+            // What cannot be told has not held.
+            if tests.peek().is_some() {
+                failed = true;
+                line(format!("{name:<22} is not in both results  FAILS"));
+            }
+            continue;
         };
-        let verdict = if tests.iter().any(|test| is_over(&test)) { "  FAILS" } else { "" };
+        let change = after / before - 1.0;
+        let is_over = |test: &Change| {
+            !change.is_finite() || if test.is_growth { change > test.share } else { change < test.share }
+        };
+        let verdict = if tests.any(is_over) { "  FAILS" } else { "" };
         failed |= !verdict.is_empty();
         line(format!(
             "{name:<22} {:>12} -> {:>12}  {:+6.1} %{verdict}",
@@ -79,6 +88,7 @@ pub(crate) fn diff(old: &Report, new: &Report, tests: &[Change]) -> (String, boo
 
 #[cfg(test)]
 mod tests {
+    use super::super::Status;
     use super::*;
 
     #[test]
@@ -89,5 +99,17 @@ mod tests {
         for text in ["", "x>5%", "p99_ns>5", "p99_ns"] {
             assert!(text.parse::<Change>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_test_of_what_was_not_measured_fails() {
+        let failed_run = Report::failed("echo", None, String::new());
+        let mut run = failed_run.clone();
+        (run.status, run.rate.ops_per_s) = (Status::Ok, 5e6);
+        let test = |text: &str| [text.parse::<Change>().unwrap()];
+        assert!(!diff(&run, &run, &test("ops_per_s<-10%")).1);
+        assert!(diff(&run, &run, &test("p99_ns>+10%")).1);
+        assert!(diff(&run, &failed_run, &test("ops_per_s>+10%")).1);
+        assert!(!diff(&run, &failed_run, &[]).1);
     }
 }

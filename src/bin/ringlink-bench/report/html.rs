@@ -134,14 +134,11 @@ impl Page {
         if rows().count() < 2 {
             return String::new();
         }
-        let seconds = |report: &Report| report.intervals.first().map_or(1.0, |first| first.t_ns as f64 / 1e9);
         let x = || Axis::linear(rows().map(|row| row.t_ns as f64 / 1e9), |s| format!("{s:.1} s"));
-        let rates = self.reports.iter().flat_map(|r| r.intervals.iter().map(|i| i.ops as f64 / seconds(r)));
-        let mut chart = Chart::new(240.0, x(), Axis::fitting(rates, count), "time", "each second");
+        let all = self.reports.iter().flat_map(|report| rates(report).map(|(_, rate)| rate));
+        let mut chart = Chart::new(240.0, x(), Axis::fitting(all, count), "time", "each second");
         for (n, report) in self.reports.iter().enumerate() {
-            let point = |i: &super::Interval| (i.t_ns as f64 / 1e9, i.ops as f64 / seconds(report));
-            let points: Vec<_> = report.intervals.iter().map(point).collect();
-            chart.line(n, &(n + 1).to_string(), &points);
+            chart.line(n, &(n + 1).to_string(), &rates(report).collect::<Vec<_>>());
         }
         let mut body = section("Rate over time", &chart.finish("rate over time"));
         if rows().any(|row| row.p99_ns > 0) {
@@ -188,6 +185,15 @@ impl Page {
             .collect();
         section("Processor time for each operation", &bar_chart(&bars, "processor time"))
     }
+}
+
+/// When each interval ended, in seconds, and how many operations a second it had; the last may be shorter.
+fn rates(report: &Report) -> impl Iterator<Item = (f64, f64)> + Clone {
+    let mut before = 0;
+    report.intervals.iter().map(move |interval| {
+        let nanos = interval.t_ns.saturating_sub(std::mem::replace(&mut before, interval.t_ns));
+        (interval.t_ns as f64 / 1e9, interval.ops as f64 * 1e9 / nanos.max(1) as f64)
+    })
 }
 
 fn bar_chart(bars: &[(usize, String, f64)], title: &str) -> String {

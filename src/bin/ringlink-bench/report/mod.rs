@@ -55,6 +55,9 @@ pub(crate) struct Report {
     pub(crate) netstat_delta: BTreeMap<String, u64>,
     pub(crate) checks: Vec<Check>,
     pub(crate) thresholds: Vec<Check>,
+    /// The histogram for `--hgrm`, which is a file of its own.
+    #[serde(skip)]
+    pub(crate) hgrm: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -188,12 +191,18 @@ impl Report {
             netstat_delta: BTreeMap::new(),
             checks: Vec::new(),
             thresholds: Vec::new(),
+            hgrm: String::new(),
         }
     }
 
     /// True when what was sent did not all come back as it was sent.
     pub(crate) fn is_unsound(&self) -> bool {
         self.totals.errors.sum() > 0
+    }
+
+    /// True when its figures mean something.
+    pub(crate) fn has_result(&self) -> bool {
+        self.status != Status::Error
     }
 
     pub(crate) fn failed_checks(&self) -> impl Iterator<Item = &Check> {

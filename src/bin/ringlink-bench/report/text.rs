@@ -212,6 +212,9 @@ pub(crate) fn figure(name: &str, value: f64) -> String {
 }
 
 fn cost(report: &Report, lines: &mut Lines) {
+    if report.rate.window_ns == 0 {
+        return; // nothing was measured
+    }
     let end = |name: &str, end: &End| {
         let mut text = format!("{name} {}/op", time(end.cpu_ns_per_op));
         // Of small messages it would say nothing.
@@ -220,7 +223,7 @@ fn cost(report: &Report, lines: &mut Lines) {
         }
         text
     };
-    let (cost, window) = (&report.cost, report.rate.window_ns.max(1) as f64);
+    let (cost, window) = (&report.cost, report.rate.window_ns as f64);
     let mut line = cost.server.as_ref().map_or_else(String::new, |server| end("server", server) + "   ");
     line += &end("client", &cost.client);
     let share = |nanos: u64| nanos as f64 / window * 100.0;

@@ -20,8 +20,10 @@ pub(super) fn checks(report: &Report, concurrency: Option<usize>, service: &Hist
         checks.push(Check::new("rate", achieved >= 0.99, told));
     }
     checks.extend(send_lag(report));
-    checks.push(headroom(report));
-    checks.extend(neighbours(report));
+    if report.rate.window_ns > 0 {
+        checks.push(headroom(report));
+        checks.extend(neighbours(report));
+    }
     if service.count() > 0 {
         let (window, max) = (report.rate.window_ns, service.max());
         let told = format!("the longest of {} in {}", text::time(max as f64), text::time(window as f64));
@@ -74,14 +76,14 @@ fn send_lag(report: &Report) -> Option<Check> {
 }
 
 fn headroom(report: &Report) -> Check {
-    let available = report.rate.window_ns.max(1) as f64 * report.workload.threads.max(1) as f64;
+    let available = report.rate.window_ns as f64 * report.workload.threads.max(1) as f64;
     let used = report.cost.client.cpu_ns as f64 / available;
     let told = format!("generator-bound: it used {:.0} % of its processors", used * 100.0);
     Check::new("generator", used < 0.95, told)
 }
 
 fn neighbours(report: &Report) -> [Check; 2] {
-    let window = report.rate.window_ns.max(1) as f64;
+    let window = report.rate.window_ns as f64;
     let processors = report.environment.processors.max(1) as f64;
     let stolen = report.cost.system.steal_ns as f64 / window / processors;
     let told = format!("the hypervisor took {:.1} % of the machine", stolen * 100.0);

@@ -25,6 +25,8 @@ const OPENING: Duration = Duration::from_secs(60);
 /// From the last connection to the start, so that all threads see it come.
 const LEAD: u64 = 5_000_000;
 const LOOK: Duration = Duration::from_millis(2);
+/// What fewer connections added to the memory of a process says little of each.
+const FEW: u64 = 500;
 
 /// Both ends and the machine at one moment.
 #[derive(Clone, Debug, Default)]
@@ -76,16 +78,15 @@ impl<'r> Collector<'r> {
     }
 
     pub(super) fn collect(mut self) -> anyhow::Result<Collected> {
-        let before = self.wait_open()?;
-        if self.job.workload.kind == "idle" {
-            let memory = Memory::now(self.server).of_each(&before, self.job.connections);
-            self.tally.figures.extend(memory);
+        let (before, open) = self.wait_open()?;
+        let added = self.job.connections as u64 - open;
+        // Of few, pages are told and not connections.
+        if self.job.workload.kind == "idle" && added >= FEW {
+            self.tally.figures.extend(Memory::now(self.server).of_each(&before, added));
         }
         let times = self.job.lengths().times(clock::now() + LEAD);
         self.gate.start_at(times.start);
-        if self.job.common.output.json_stream {
-            json::stream(&Event::Start { workload: &self.job.workload })?;
-        }
+        self.stream(&Event::Start { workload: &self.job.workload });
         self.listen_until(times.from, &times)?;
         let (netstat, from) = (cost::netstat(), self.edge());
         self.edges.push((from.server.cpu(), from.machine.steal()));
@@ -106,7 +107,8 @@ impl<'r> Collector<'r> {
         let links = self.links_at_far_end(times.patience);
         self.tally.figures.extend(links.map(|links| (LINKS_AT_FAR_END.into(), links as f64)));
         let intervals = self.intervals();
-        let has_server = self.server.is_some();
+        // One that is not there any more, or never was, has cost nobody knows what.
+        let has_server = [&from, &until].iter().all(|edge| edge.server.cpu() > 0);
         Ok(Collected {
             tally: self.tally,
             intervals,
@@ -119,8 +121,8 @@ impl<'r> Collector<'r> {
     }
 
     /// Waits for every connection; the first that cannot be made ends the run. Says what memory was in use when the first
-    /// had opened: both ends had set up then.
-    fn wait_open(&mut self) -> anyhow::Result<Memory> {
+    /// had opened, since both ends had set up then, and how many had by that time.
+    fn wait_open(&mut self) -> anyhow::Result<(Memory, u64)> {
         let mut first = None;
         let deadline = clock::now() + clock::span(OPENING);
         while self.gate.opened() < self.job.connections as u64 {
@@ -129,6 +131,7 @@ impl<'r> Collector<'r> {
                     self.gate.stop();
                     bail!("cannot connect to {}: {why}", self.job.workload.target);
                 }
+                Ok(News::Failed(error)) => return Err(error),
                 Ok(News::Sample(_) | News::Done(_)) | Err(RecvTimeoutError::Disconnected) => {
                     bail!("interrupted before all connections were open");
                 }
@@ -139,11 +142,12 @@ impl<'r> Collector<'r> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if first.is_none() && self.gate.opened() > 0 {
-                first = Some(Memory::now(self.server));
+            let open = self.gate.opened();
+            if first.is_none() && open > 0 {
+                first = Some((Memory::now(self.server), open));
             }
         }
-        Ok(first.unwrap_or_default())
+        Ok(first.unwrap_or((Memory::default(), self.gate.opened())))
     }
 
     /// Listens until that time, or until all threads are done.
@@ -156,6 +160,7 @@ impl<'r> Collector<'r> {
                     self.tally.add(*tally);
                     self.left -= 1;
                 }
+                Ok(News::Failed(error)) => return Err(error),
                 // A dial of a workload that goes on dialing; its tally counts it.
                 Ok(News::NoConnection(_)) => {}
                 Err(RecvTimeoutError::Timeout) if clock::now() >= time => return Ok(()),
@@ -168,7 +173,8 @@ impl<'r> Collector<'r> {
 
     fn take(&mut self, sample: &Sample, times: &Times) -> anyhow::Result<()> {
         while self.rows.len() <= sample.index {
-            let t_ns = times.interval * (self.rows.len() as u64 + 1);
+            let whole = times.interval.saturating_mul(self.rows.len() as u64 + 1);
+            let t_ns = whole.min(times.until - times.from);
             self.rows.push((0, Interval { t_ns, ..Interval::default() }, None));
         }
         let (heard, row, latencies) = &mut self.rows[sample.index];
@@ -184,20 +190,26 @@ impl<'r> Collector<'r> {
             (row.p50_ns, row.p99_ns, row.max_ns) = (latency.at(50.0), latency.at(99.0), latency.max());
         }
         *latencies = None;
-        if self.job.common.output.json_stream {
-            json::stream(&Event::Interval { interval: row })?;
-        }
+        let row = row.clone();
+        self.stream(&Event::Interval { interval: &row });
         if !self.job.common.quiet && io::stderr().is_terminal() {
-            let seconds = times.interval as f64 / 1e9;
+            let seconds = (row.t_ns - times.interval * sample.index as u64) as f64 / 1e9;
             let (rate, p99) = (text::count(row.ops as f64 / seconds), text::time(row.p99_ns as f64));
             let at = (row.t_ns as f64 / 1e7).round() / 100.0;
             // Nobody may be reading.
             drop(write!(io::stderr(), "\r\x1b[K{at} s  {rate}/s  p99 {p99}"));
-            if row.t_ns + times.interval > times.until - times.from {
+            if row.t_ns == times.until - times.from {
                 drop(write!(io::stderr(), "\r\x1b[K"));
             }
         }
         Ok(())
+    }
+
+    /// That nobody reads is found out at the end; the run goes on.
+    fn stream(&self, event: &Event<'_>) {
+        if self.job.common.output.json_stream {
+            drop(json::stream(event));
+        }
     }
 
     fn edge(&mut self) -> Edge {

@@ -41,6 +41,8 @@ struct Plan {
 const DIALS: usize = 256;
 /// Requests that are looked at between two looks at what came.
 const BURST: usize = 1024;
+/// After the window, for what was due in it: plenty for a generator that stood still, none for one that is too slow.
+const CATCH_UP: u64 = 200_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Flight {
@@ -79,6 +81,8 @@ struct Echo {
     /// So many lanes were dialed.
     dialed: usize,
     phase: Phase,
+    /// Of what is under way, once nothing more is sent.
+    give_up_at: u64,
     times: Option<Times>,
     intervals: Option<Intervals>,
     /// The lane whose turn it is in an open loop.
@@ -104,6 +108,7 @@ impl Echo {
             random,
             dialed: 0,
             phase: Phase::Opening,
+            give_up_at: u64::MAX,
             times: None,
             intervals: None,
             turn: 0,
@@ -134,13 +139,7 @@ impl Echo {
         self.flying += 1;
         self.tally.sent += 1;
         self.tally.bytes_tx += size as u64;
-        if self.is_measured(due) {
-            self.measured += 1;
-            self.tally.offered += 1;
-            if self.plan.schedule.is_some() {
-                self.tally.lag.record(now.saturating_sub(due));
-            }
-        }
+        self.measured += u64::from(self.is_measured(due));
     }
 
     fn is_measured(&self, time: u64) -> bool {
@@ -186,16 +185,36 @@ impl Echo {
                 return;
             }
             schedule.advance();
+            if self.is_measured(due) {
+                self.tally.offered += 1;
+                self.tally.lag.record(now - due);
+            }
             let Some(lane) = self.next_lane() else { return };
             if self.lanes[lane].flying.len() < self.plan.pipeline {
                 self.send(io, lane, due, now);
             } else if self.plan.drop_late {
                 self.tally.late_dropped += 1;
-                self.tally.offered += u64::from(self.is_measured(due));
             } else {
                 self.lanes[lane].waiting.push_back(due);
                 self.waiting += 1;
             }
+        }
+    }
+
+    /// True when something is still due in the window.
+    fn is_due(&self, times: Times) -> bool {
+        self.plan.schedule.as_ref().is_some_and(|schedule| times.start + schedule.peek() < times.until)
+    }
+
+    /// What is too late is counted and not sent.
+    fn drop_due(&mut self, times: Times) {
+        while self.is_due(times)
+            && let Some(schedule) = &mut self.plan.schedule
+        {
+            let due = times.start + schedule.peek();
+            schedule.advance();
+            self.tally.offered += u64::from(self.is_measured(due));
+            self.tally.late_dropped += 1;
         }
     }
 
@@ -290,8 +309,10 @@ impl Echo {
     fn give_up(&mut self, lane: Lane) -> u64 {
         let state = &mut self.lanes[lane];
         let lost = mem::take(&mut state.flying).len() as u64;
-        self.waiting -= mem::take(&mut state.waiting).len() as u64;
+        let waiting = mem::take(&mut state.waiting).len() as u64;
         state.open = false;
+        self.waiting -= waiting;
+        self.tally.late_dropped += waiting;
         self.flying -= lost;
         self.tally.lost += lost;
         lost
@@ -311,8 +332,14 @@ impl Echo {
         let Some(times) = self.times else { return };
         if self.phase == Phase::Sending {
             self.send_due(io, times);
-            if now >= times.until || self.is_through() || self.gate.is_stopped() || !self.any_open() {
+            let catch_up = if self.plan.drop_late { 0 } else { CATCH_UP };
+            if now >= times.until.saturating_add(catch_up) {
+                self.drop_due(times);
+            }
+            let is_over = now >= times.until && !self.is_due(times);
+            if is_over || self.is_through() || self.gate.is_stopped() || !self.any_open() {
                 self.phase = Phase::Draining;
+                self.give_up_at = now.saturating_add(times.patience);
                 self.tally.ended_at = now.min(times.until);
             }
         }
@@ -323,10 +350,9 @@ impl Echo {
     }
 
     fn drain_or_wait(&mut self, io: &mut dyn Io, times: Times, now: u64) {
-        let patience = self.tally.ended_at.saturating_add(times.patience);
         match self.phase {
             Phase::Draining if self.flying + self.waiting == 0 => self.finish(io),
-            Phase::Draining if now >= patience => {
+            Phase::Draining if now >= self.give_up_at => {
                 self.tally.errors.timeout += self.flying;
                 self.tally.lost += self.flying;
                 self.tally.late_dropped += self.waiting;
@@ -336,7 +362,7 @@ impl Echo {
                 }
                 self.finish(io);
             }
-            Phase::Draining => io.wake_at(patience),
+            Phase::Draining => io.wake_at(self.give_up_at),
             Phase::Sending => io.wake_at(self.next_moment(times)),
             Phase::Opening | Phase::Done => {}
         }
@@ -416,7 +442,8 @@ impl Load for Echo {
             return; // it was given up before
         }
         let partly = self.lanes[lane].at > 0;
-        let lost = self.give_up(lane);
+        // A connection that was to stay is an error although nothing was under way.
+        let lost = self.give_up(lane).max(u64::from(self.phase == Phase::Sending));
         let errors = &mut self.tally.errors;
         match why {
             Ended::Eof | Ended::Ours => errors.eof += lost,

@@ -111,9 +111,9 @@ impl Lengths {
 pub(crate) struct Errors {
     /// Connections that could not be made.
     pub(crate) connect: u64,
-    /// Lost with a connection that was reset.
+    /// Lost with a connection that was reset; one for a connection that had nothing under way.
     pub(crate) reset: u64,
-    /// Lost with a connection the peer closed.
+    /// Lost with a connection the peer closed; one for a connection that had nothing under way.
     pub(crate) eof: u64,
     /// Not answered before the end.
     pub(crate) timeout: u64,
@@ -172,7 +172,7 @@ pub(crate) struct Tally {
     pub(crate) bytes_tx: u64,
     pub(crate) bytes_rx: u64,
     pub(crate) errors: Errors,
-    /// Due while its connection was busy, and not sent (`--on-late drop`).
+    /// Due and not sent: its connection was busy (`--on-late drop`) or closed, or the generator far too slow.
     pub(crate) late_dropped: u64,
     /// Completed in the measured window.
     pub(crate) measured_ops: u64,
@@ -249,6 +249,8 @@ pub(crate) enum News {
     /// A connection could not be made.
     NoConnection(String),
     Sample(Sample),
+    /// The thread cannot go on.
+    Failed(anyhow::Error),
     /// The thread is done.
     Done(Box<Tally>),
 }
@@ -267,9 +269,12 @@ impl Intervals {
         Self { times, sample, news }
     }
 
-    /// When the current interval ends.
+    /// When the current interval ends; the last may be shorter. Never, after that.
     pub(crate) fn next(&self) -> u64 {
-        self.times.from.saturating_add(self.times.interval.saturating_mul(self.sample.index as u64 + 1))
+        let Times { from, until, interval, .. } = self.times;
+        let after = |intervals: u64| from.saturating_add(interval.saturating_mul(intervals));
+        let index = self.sample.index as u64;
+        if after(index) < until { after(index + 1).min(until) } else { u64::MAX }
     }
 
     /// To be called with every passing moment of the window.

@@ -220,14 +220,19 @@ enum Phase {
 }
 
 /// A node that sends on the connections of a thread.
-fn node(wiring: &Wiring, driver: DriverKind) -> Builder {
+fn node(plan: &Plan, wiring: &Wiring, driver: DriverKind) -> Builder {
+    let longest = plan.sizes.most();
     Node::builder()
         .mode(Mode::Message)
         .driver(driver)
         .channels(0, u32::try_from(wiring.lanes).unwrap_or(u32::MAX))
         .pin(wiring.processor.into_iter().collect())
         .busy_poll(wiring.busy_poll)
-        .limits(|limits| limits.dials_in_flight = wiring.lanes)
+        .limits(|limits| {
+            limits.dials_in_flight = wiring.lanes;
+            // Behind the longest there is still room for a question.
+            limits.outbox_max = limits.outbox_max.max(limits.outbox_high + 2 * longest);
+        })
         .socket(|socket| {
             socket.nodelay = wiring.nodelay;
             socket.congestion.clone_from(&wiring.congestion);
@@ -276,7 +281,7 @@ impl Sender {
             failure: None,
             plan,
         };
-        run_node(node(wiring, driver), sender)
+        run_node(node(&sender.plan, wiring, driver), sender)
     }
 
     fn lane(&self, channel: ChannelId) -> Option<usize> {

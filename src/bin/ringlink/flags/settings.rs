@@ -31,7 +31,7 @@ pub(crate) struct LimitFlags {
     /// 1h].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     idle_timeout: Option<Duration>,
-    /// Close a channel whose peer takes nothing for so long; 0s: never [default: 1m].
+    /// Close a channel whose peer does not take a whole send (256 KiB at most) for so long; 0s: never [default: 1m].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     write_timeout: Option<Duration>,
     /// Commands of other threads that may wait for a loop [default: 65536].

@@ -33,7 +33,7 @@ pub(super) fn run(plan: Plan, wiring: &Wiring, driver: DriverKind) -> anyhow::Re
         failure: None,
         plan,
     };
-    run_node(node(wiring, driver), listener)
+    run_node(node(&listener.plan, wiring, driver), listener)
 }
 
 /// What the thread did, once it is through.
