@@ -63,6 +63,7 @@ fn node<H: Handler>(
             // It is shared out among the loops, and one of them may get all connections.
             let strangers = flags.connections.saturating_mul(usize::from(flags.loops));
             limits.pending_handshakes = limits.pending_handshakes.max(strangers);
+            limits.channels_per_ip = limits.channels_per_ip.max(flags.connections);
         })
         .socket(|socket| {
             socket.nodelay = !flags.delay;

@@ -15,7 +15,7 @@ const OTHER_DESCRIPTORS: u64 = 64;
 /// What the defaults of a node ask for.
 const CHANNELS: u64 = 16_384;
 const BACKLOG: u64 = 4096;
-/// Rings and receive buffers of a loop are charged to it from Linux 6.14 on, unless the process may lock what it likes.
+/// What rings and receive buffers of a loop take of the memory that may be locked, where they are charged to it.
 const MEMLOCK: u64 = 1 << 20;
 
 /// What a row comes to.
@@ -137,20 +137,33 @@ fn refusal_rows(report: &Report) -> [Row; 2] {
     ]
 }
 
+/// Whether rings are charged to the memory that may be locked: of all but the kernels 5.12 to 6.13, and not of a process
+/// that may lock what it likes.
+fn charges_rings(kernel: &str, status: &str) -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    !((5, 12)..=(6, 13)).contains(&version) && effective & CAP_IPC_LOCK == 0
+}
+
 fn limit_rows(at_start: &Rlimit) -> [Row; 3] {
     let text = |limit: Option<u64>| limit.map_or("unlimited".into(), |limit| limit.to_string());
     let at_least = |limit: Option<u64>, least| {
         if limit.is_none_or(|limit| limit >= least) { Verdict::Good } else { Verdict::Less }
     };
     let memlock = getrlimit(Resource::Memlock).current;
+    let kernel = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let is_charged = charges_rings(&kernel, &read("/proc/self/status").unwrap_or_default());
     [
         Row {
             name: "memlock",
             found: text(memlock),
             wanted: MEMLOCK.to_string(),
-            meaning: "bytes for each loop's ring; a smaller ring is slower",
+            meaning: "bytes for each loop's ring, from Linux 6.14 on; a smaller ring is slower",
             remedy: "ulimit -l, LimitMEMLOCK=, docker run --ulimit memlock=-1".into(),
-            verdict: at_least(memlock, MEMLOCK),
+            verdict: if is_charged { at_least(memlock, MEMLOCK) } else { Verdict::Good },
         },
         Row {
             name: "nofile soft",
@@ -315,6 +328,20 @@ mod tests {
     #[test]
     fn json_strings_are_escaped() {
         assert_eq!(quoted("a\"b\\c\n"), r#""a\"b\\c\u000a""#);
+    }
+
+    #[test]
+    fn rings_are_charged_where_the_kernel_does_and_to_whom_it_does() {
+        let (root, user) = ("Name:\tx\nCapEff:\t000001ffffffffff", "CapEff:\t0000000000000000");
+        for (kernel, charges) in
+            [("5.11.0", true), ("5.12.1", false), ("6.13.9-arch", false), ("6.18.44", true)]
+        {
+            assert_eq!(
+                (charges_rings(kernel, user), charges_rings(kernel, root)),
+                (charges, false),
+                "{kernel}"
+            );
+        }
     }
 
     #[test]
