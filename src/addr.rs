@@ -110,6 +110,12 @@ impl From<&Path> for Address {
     }
 }
 
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
+}
+
 impl Address {
     /// The endpoint, when no name has to be looked up for it; `any` stands for the empty host.
     pub(crate) fn literal(&self, any: IpAddr) -> Option<Endpoint> {

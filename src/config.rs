@@ -9,7 +9,7 @@ use crate::error::ConfigError;
 /// Bytes of the longest agent string there may be.
 pub(crate) const MAX_AGENT: usize = 64;
 
-/// Most channels of a node. Each takes 16 bytes from the start on, and a descriptor once it is open, of which a process
+/// Most channels of a node. Each takes 32 bytes from the start on, and a descriptor once it is open, of which a process
 /// seldom may have more than a million.
 const MAX_CHANNELS: u32 = 1 << 24;
 /// Most bytes of a loop's receive buffers.
@@ -29,7 +29,8 @@ pub enum Mode {
     Stream,
 }
 
-/// The limits of a node. Each is on by default; the error or counter of each names the field.
+/// The limits of a node. Each is on by default, but `idle_timeout` in message mode; the error or counter of each names the
+/// field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -44,7 +45,7 @@ pub struct Limits {
     pub outbox_max: usize,
     /// How long a dial may take for each address of a name. Default 10 s.
     pub dial_timeout: Duration,
-    /// How long `close` goes on sending what is queued, and then waits at most. Default 5 s.
+    /// How long a closing channel may take in all: to send what is queued, and then to wait for the peer. Default 5 s.
     pub close_timeout: Duration,
     /// How long a closing channel waits, once everything is sent, for the peer to close too. Default 1 s.
     ///
@@ -52,11 +53,11 @@ pub struct Limits {
     /// would be lost.
     pub linger_timeout: Duration,
     /// A channel on which no message was sent or received for so long, in stream mode no byte, is closed; heartbeats do
-    /// not count. Zero turns it off. Default, `None`: 1 hour in stream mode; in message mode, where heartbeats tell that
-    /// the peer lives, never.
+    /// not count. `None`, the default, is not off but what suits the mode: 1 hour in stream mode, and never in message mode,
+    /// where heartbeats tell that the peer lives. Zero turns it off.
     pub idle_timeout: Option<Duration>,
-    /// A channel whose peer takes less than one send operation (`send_size`) in so long, though as much is queued, is
-    /// closed. Default 60 s; zero turns it off.
+    /// A channel is closed when a send operation, which has `send_size` bytes at most, is not taken whole in so long.
+    /// Default 60 s; zero turns it off.
     pub write_timeout: Duration,
     /// Commands of other threads that may wait for a loop. Default 65,536.
     pub mailbox_commands: usize,

@@ -122,7 +122,7 @@ impl fmt::Debug for Errno {
 impl fmt::Display for Errno {
     /// As in `Connection refused (os error 111)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        io::Error::from_raw_os_error(self.0).fmt(f)
+        io::Error::from(*self).fmt(f)
     }
 }
 
@@ -130,6 +130,12 @@ impl From<&io::Error> for Errno {
     /// Errors that are not of the operating system become `EIO`.
     fn from(error: &io::Error) -> Self {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(errno.0)
     }
 }
 
@@ -143,6 +149,16 @@ pub enum ClosedBy {
     Peer,
     /// Neither: the network or the operating system.
     Network,
+}
+
+impl fmt::Display for ClosedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Us => "us",
+            Self::Peer => "the peer",
+            Self::Network => "the network",
+        })
+    }
 }
 
 /// How a channel ended: given to `on_close`, exactly once for each channel.
@@ -178,12 +194,7 @@ pub struct CloseReport {
 impl fmt::Display for CloseReport {
     /// As in `reset by peer: Connection reset by peer (os error 104)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = match self.by {
-            ClosedBy::Us => "us",
-            ClosedBy::Peer => "the peer",
-            ClosedBy::Network => "the network",
-        };
-        write!(f, "{} by {by}", self.reason)?;
+        write!(f, "{} by {}", self.reason, self.by)?;
         if let Some(errno) = self.errno {
             write!(f, ": {errno}")?;
         }
@@ -251,7 +262,7 @@ pub enum DialError {
 #[non_exhaustive]
 pub enum CommandError {
     /// The loop's mailbox is full: other threads ask for more than it keeps up with.
-    #[error("the mailbox is full; try again, or raise mailbox_commands")]
+    #[error("the mailbox is full; try again, or raise mailbox_bytes or mailbox_commands")]
     Busy,
     /// The channel is closed, or the id never was one.
     #[error("the channel is closed")]
@@ -264,7 +275,7 @@ pub enum CommandError {
     OnLoopThread,
 }
 
-/// A setting that cannot be.
+/// An invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {why}")]
 #[non_exhaustive]
@@ -279,7 +290,7 @@ pub struct ConfigError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting cannot be.
+    /// A setting is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be listened on.

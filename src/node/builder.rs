@@ -9,7 +9,7 @@ use crate::error::StartError;
 use crate::node::handler::Handler;
 use crate::node::{Node, start};
 
-/// Builds a [`Node`]. Nothing is checked before [`Builder::start`], which names the setting that cannot be.
+/// Builds a [`Node`]. Nothing is checked before [`Builder::start`], which names the setting that is invalid.
 #[derive(Clone, Debug, Default)]
 #[must_use = "a node runs from `start` on"]
 pub struct Builder {
@@ -31,9 +31,12 @@ impl Builder {
         self
     }
 
-    /// Listens at the address, too. A host name must stand for addresses of this machine, and the first is taken; an
+    /// Adds an address to listen at. A host name must stand for addresses of this machine, and the first is taken; an
     /// empty host is all of IPv4 and IPv6. Port 0 is any free port: see [`Node::local_addrs`]. An address in use is tried
     /// again for half a second, since the kernel lets go of a killed node's addresses only some time after its end.
+    ///
+    /// With several loops each listens at every TCP address; a Unix socket is served by the first loop alone, with its share
+    /// of the channels.
     pub fn listen(mut self, address: impl Into<Address>) -> Self {
         self.config.listen.push(address.into());
         self
@@ -49,8 +52,8 @@ impl Builder {
     }
 
     /// Keeps a link to the node at the address: dials it when the node starts, and again whenever the link is lost or
-    /// could not be made, until the node ends. Retries come within 100 ms at first, within 30 s at last, at random
-    /// times, and within `dials_in_flight`. In message mode a link that the other node dialed is as good, and there is
+    /// could not be made, until the node ends. The first retry comes within 100 ms, later ones back off to at most
+    /// 30 s, at random times, and within `dials_in_flight`. In message mode a link that the other node dialed is as good, and there is
     /// one link for each node, however many addresses lead to it.
     ///
     /// Each attempt is a channel, and ends in an `on_close` like any other.

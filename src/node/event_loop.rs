@@ -377,7 +377,7 @@ impl<'a, H: Handler> Turn<'a, H> {
     }
 
     /// The many messages a buffer may have, in one go, or the bytes of a stream. Whatever is not as simple is left to
-    /// [`Turn::deliver`].
+    /// [`channel::Channel::next_event`].
     fn deliver_flowing(&mut self, id: ChannelId, bytes: &mut &[u8]) {
         if bytes.is_empty() {
             return;

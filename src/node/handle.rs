@@ -115,9 +115,11 @@ impl Handle {
         })
     }
 
-    /// Bytes that wait to be sent on the channel, those on their way to its loop included; 0 when it is closed.
+    /// Bytes that wait to be sent on the channel, those on their way to its loop included, as its loop has last told.
     ///
-    /// It is the loop's last word, which it says in each turn, of channels on which other threads, or other loops, have sent.
+    /// A loop tells it, in each turn, of channels on which other threads or other loops have sent; of others it is 0, and so
+    /// it is from `close` or `shutdown_write` on, while the rest is still being sent. What is exact is in
+    /// [`ChannelInfo::bytes_queued`].
     pub fn queued(&self, channel: ChannelId) -> usize {
         self.shared.port_of(channel).map_or(0, |port| port.slots.queued(channel))
     }
@@ -242,7 +244,7 @@ impl Handle {
     }
 
     /// Ends the node: nothing more is accepted or dialed, what is queued on each channel is sent, for at most `grace`,
-    /// then all are closed and the loops end. Zero: at once. Asked again, the earlier end counts.
+    /// then all are closed and the loops end. Zero: at once. Called again, the earlier deadline holds.
     pub fn shutdown(&self, grace: Duration) {
         self.shared.set_stopping();
         for port in &self.shared.ports {

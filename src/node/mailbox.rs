@@ -98,13 +98,11 @@ fn is_oversized<T>(capacity: usize, used: usize) -> bool {
 }
 
 /// Why a command was not taken. Nothing of it was kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PostError {
     /// `mailbox_commands` or `mailbox_bytes` would be passed.
-    #[error("the mailbox is full; raise mailbox_commands or mailbox_bytes")]
     Full,
     /// The loop has ended.
-    #[error("the node has ended")]
     Closed,
 }
 

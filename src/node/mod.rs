@@ -41,6 +41,7 @@ use handle::Handle;
 /// A running node. Dropping it ends it at once, and waits for that; [`Node::shutdown`] and [`Node::join`] end it in
 /// good order.
 #[derive(Debug)]
+#[must_use = "a node that is dropped ends at once: keep it, or join it"]
 pub struct Node {
     handle: Handle,
     local_addrs: Vec<Endpoint>,

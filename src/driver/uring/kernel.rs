@@ -1,5 +1,5 @@
 //! The few things this driver asks of Linux while it runs: the ring, some plain system calls on sockets and the clock. The
-//! real [`Kernel`] is in `host.rs`, one that costs nothing, for benches, in `null.rs`, and a simulated one can stand there.
+//! real [`Kernel`] is in `host.rs`, one that costs nothing, for benches, in `null.rs`, and one that is simulated in `sim/`.
 
 use std::io;
 use std::time::Duration;
