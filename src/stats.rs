@@ -115,9 +115,11 @@ counters! {
     bytes_held,
     /// Bytes allocated now for messages that come in pieces, beyond 64 KiB of each channel.
     bytes_assembling,
-    /// Sends refused because an outbox was at `outbox_max`.
+    /// Sends of callbacks refused because an outbox was at `outbox_max`, copies of broadcasts included.
     sends_refused,
-    /// Copies of broadcasts refused for the same reason.
+    /// Sends of other threads and loops refused for the same reason.
+    posts_refused,
+    /// Copies of broadcasts refused for the same reason, or because the peer takes no message as long.
     broadcasts_refused,
 
     /// Turns of the loop.

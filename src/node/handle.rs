@@ -93,12 +93,13 @@ impl Handle {
     #[inline(always)]
     fn post_parts(&self, channel: ChannelId, parts: &[&[u8]]) -> Result<(), SendError> {
         let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
-        port.mailbox.post_send(
+        let posted = port.mailbox.post_send(
             channel,
             parts,
             #[inline(always)]
             |len| port.slots.charge(channel, len),
-        )
+        );
+        posted.inspect_err(|error| port.count_refusal(error))
     }
 
     /// As [`Handle::send`]; from 4 KiB on the bytes are not copied.
@@ -108,11 +109,12 @@ impl Handle {
     /// Nothing of it was kept: see [`SendError`].
     pub fn send_bytes(&self, channel: ChannelId, bytes: Bytes) -> Result<(), SendError> {
         let port = self.shared.port_of(channel).ok_or(SendError::Closed)?;
-        port.mailbox.post_made(bytes.len(), || {
+        let posted = port.mailbox.post_made(bytes.len(), || {
             let framing = port.slots.charge(channel, bytes.len())?;
             let size = framing.framed_len(bytes.len());
             Ok((Command::SendBytes { channel, bytes, size }, ()))
-        })
+        });
+        posted.inspect_err(|error| port.count_refusal(error))
     }
 
     /// Bytes that wait to be sent on the channel, those on their way to its loop included, as its loop has last told.

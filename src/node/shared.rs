@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::channel::Slots;
 use crate::driver::Waker;
+use crate::error::SendError;
 use crate::id::ChannelId;
 use crate::link::LocalNode;
 use crate::node::admission::PerIp;
@@ -45,6 +46,16 @@ pub(crate) struct Port {
     pub(crate) mailbox: Mailbox<LoopWaker>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) thread: std::thread::ThreadId,
+}
+
+impl Port {
+    /// A send was refused, perhaps for want of room.
+    #[cold]
+    pub(crate) fn count_refusal(&self, error: &SendError) {
+        if matches!(error, SendError::WouldBlock { .. }) {
+            self.counters.posts_refused.add_from_any_thread(1);
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -274,10 +274,14 @@ node_test!(a_thread_that_waits_for_on_drained_after_each_refusal_gets_everything
             foreign::assert_same(&foreign::read_exactly(&mut client, expected.len()), &expected);
         }
     });
+    let mut refused = 0;
     for _ in 0..rounds {
         while let Err(error) = bed.handle.send(id, &piece) {
             match error {
-                SendError::WouldBlock { .. } => bed.drained(id),
+                SendError::WouldBlock { .. } => {
+                    refused += 1;
+                    bed.drained(id);
+                }
                 SendError::Busy => thread::yield_now(),
                 other => panic!("{other}"),
             }
@@ -285,6 +289,8 @@ node_test!(a_thread_that_waits_for_on_drained_after_each_refusal_gets_everything
     }
     reader.join().unwrap();
     eventually("nothing to be queued", || bed.handle.queued(id) == 0);
+    let stats = bed.handle.stats();
+    assert_eq!((stats.posts_refused, stats.sends_refused), (refused, 0));
 });
 
 node_test!(a_command_to_a_channel_of_another_loop_is_never_lost, |setup| {
