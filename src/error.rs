@@ -175,16 +175,16 @@ pub struct CloseReport {
     pub detail: Option<Box<str>>,
     /// How long the peer asked not to be dialed again.
     pub retry_after: Option<Duration>,
-    /// Bytes given to the kernel for sending, in all. What the peer's program read of them, TCP does not tell.
-    pub written: u64,
-    /// Bytes that were accepted for sending and never given to the kernel.
-    pub unsent: u64,
     /// Bytes received, in all.
-    pub received: u64,
-    /// Messages sent; 0 in stream mode.
-    pub messages_sent: u64,
-    /// Messages received; 0 in stream mode.
-    pub messages_received: u64,
+    pub bytes_in: u64,
+    /// Bytes the kernel took for sending, in all. What the peer's program read of them, TCP does not tell.
+    pub bytes_out: u64,
+    /// Bytes that were accepted for sending and never given to the kernel.
+    pub bytes_unsent: u64,
+    /// Messages received and given to `on_message`; 0 in stream mode.
+    pub messages_in: u64,
+    /// Messages accepted for sending; 0 in stream mode.
+    pub messages_out: u64,
     /// From the channel's beginning (accept or dial) to its end.
     pub age: Duration,
     /// True when `on_open` was called for this channel.

@@ -95,7 +95,7 @@ pub use node::builder::Builder;
 pub use node::context::Context;
 pub use node::handle::Handle;
 pub use node::handler::Handler;
-pub use node::history::ClosedLink;
+pub use node::history::ClosedChannel;
 pub use node::info::{ChannelInfo, ChannelState, Direction};
 pub use node::timers::TimerId;
 pub use stats::Stats;

@@ -133,7 +133,7 @@ counters! {
     /// Operations in flight now.
     operations_in_flight,
     /// Receive buffers that are free now: the kernel has them, or is given them when it runs short.
-    buffers_kernel,
+    buffers_free,
     /// Receive buffers lent to a callback now.
     buffers_lent,
     /// Channels that wait for a receive buffer now.
@@ -156,15 +156,15 @@ counters! {
     accepts_refused,
 
     /// Connections refused because their address had `channels_per_ip` channels.
-    refused_per_ip,
+    per_ip_refused,
     /// Connections closed without a hello because there were more than `pending_handshakes`.
-    evicted_handshakes,
+    handshakes_evicted,
     /// Links that gave way to one of a later instance of the same node.
     takeovers,
     /// Links refused because another instance of the same node had taken over just before.
-    refused_takeovers,
+    takeovers_refused,
     /// Links closed because a message would have made the loop hold more than `assembly_bytes`.
-    refused_assemblies,
+    assemblies_refused,
 
     /// Commands of other threads carried out.
     commands,

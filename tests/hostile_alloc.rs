@@ -110,7 +110,7 @@ fn a_length_that_is_only_claimed_costs_nothing() {
             let Ok(Event::Closed { allocated, report }) = events.recv_timeout(PATIENCE) else {
                 panic!("it closes")
             };
-            assert!(report.received >= bytes.len() as u64 && report.messages_received == 0, "{report:?}");
+            assert!(report.bytes_in >= bytes.len() as u64 && report.messages_in == 0, "{report:?}");
             assert!(allocated < BOUND, "{allocated} bytes for {}; {report:?}", bytes.len());
             eprintln!(
                 "frame of {max_frame}, flags {flags}, {parts} parts before: {allocated} bytes allocated"

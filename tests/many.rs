@@ -110,7 +110,7 @@ fn be_the_node(loops: usize) {
             stats.channels,
             descriptors as u64,
             stats.operations_in_flight,
-            stats.buffers_kernel,
+            stats.buffers_free,
             stats.buffers_lent,
             stats.bytes_queued,
             stats.bytes_held,

@@ -16,14 +16,14 @@ const COLUMNS: [&str; 13] = [
     "bytes_queued",
     "bytes_held",
     "operations_in_flight",
-    "buffers_kernel",
+    "buffers_free",
     "buffers_lent",
     "starved",
     "descriptors",
     "rss",
 ];
 /// What a node without channels holds as it did at the start.
-const SAME: [&str; 3] = ["operations_in_flight", "buffers_kernel", "descriptors"];
+const SAME: [&str; 3] = ["operations_in_flight", "buffers_free", "descriptors"];
 /// What it holds none of.
 const NONE: [&str; 7] = [
     "channels",

@@ -132,10 +132,7 @@ impl<D: Driver> Rig<D> {
         let deadline = self.driver.now() + Duration::from_secs(30);
         assert_eq!(self.driver.finish(deadline), 0);
         let counters = self.counters.snapshot();
-        assert_eq!(
-            (counters.operations_in_flight, counters.buffers_kernel, counters.buffers_lent),
-            (0, 0, 0)
-        );
+        assert_eq!((counters.operations_in_flight, counters.buffers_free, counters.buffers_lent), (0, 0, 0));
     }
 }
 

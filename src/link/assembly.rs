@@ -381,7 +381,7 @@ mod tests {
         let held = || counters.bytes_assembling.get() as usize;
         let refused: Vec<_> = links[..10].iter_mut().filter_map(|link| begin(link).err()).collect();
         let each = (1 << 20) - share::FREE;
-        assert_eq!((refused.len(), counters.refused_assemblies.get(), held()), (6, 6, 4 * each));
+        assert_eq!((refused.len(), counters.assemblies_refused.get(), held()), (6, 6, 4 * each));
         assert_eq!(refused[0].to_string(), "limit: no memory for a message; assembly_bytes is 4194304");
         // A short message has its place all the same.
         links[12].begin(Header { kind: Kind::Data, more: false, len: 60_000 }).unwrap();

@@ -34,19 +34,19 @@ pub struct Rtt {
     /// The mean deviation from it.
     pub variation: Duration,
     /// The least ever measured on this channel.
-    pub least: Duration,
+    pub min: Duration,
 }
 
 impl Rtt {
     fn first(sample: Duration) -> Self {
-        Self { smoothed: sample, variation: sample / 2, least: sample }
+        Self { smoothed: sample, variation: sample / 2, min: sample }
     }
 
     fn with(self, sample: Duration) -> Self {
         Self {
             smoothed: (self.smoothed * 7 + sample) / 8,
             variation: (self.variation * 3 + self.smoothed.abs_diff(sample)) / 4,
-            least: self.least.min(sample),
+            min: self.min.min(sample),
         }
     }
 }
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn the_round_trip_is_smoothed_and_does_not_count_what_was_held() {
         let mut heartbeat = heartbeat();
-        assert_eq!(heartbeat.rtt(), Some(Rtt { smoothed: S / 2, variation: S / 4, least: S / 2 }));
+        assert_eq!(heartbeat.rtt(), Some(Rtt { smoothed: S / 2, variation: S / 4, min: S / 2 }));
         for (token, held) in [(1, Duration::ZERO), (3, Duration::ZERO), (2, S * 9)] {
             heartbeat.handle_received(at(3));
             heartbeat.handle_timeout(at(16)).unwrap();
@@ -300,6 +300,6 @@ mod tests {
             heartbeat.handle_pong(pong(token, held), at(17));
             assert_eq!(heartbeat.rtt().unwrap().smoothed, S / 2, "token {token} held {held:?}");
         }
-        assert_eq!(Rtt::first(S * 8).with(S * 16), Rtt { smoothed: S * 9, variation: S * 5, least: S * 8 });
+        assert_eq!(Rtt::first(S * 8).with(S * 16), Rtt { smoothed: S * 9, variation: S * 5, min: S * 8 });
     }
 }

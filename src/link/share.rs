@@ -40,7 +40,7 @@ impl Share {
     /// The link is about to hold `capacity` bytes.
     pub(super) fn grow(&mut self, capacity: usize) -> Result<(), LinkError> {
         if counted(capacity) > self.taken && self.total(capacity) > self.most {
-            self.counters.refused_assemblies.add(1);
+            self.counters.assemblies_refused.add(1);
             let detail = format!("no memory for a message; assembly_bytes is {}", self.most);
             return Err(LinkError::new(CloseReason::Limit, detail));
         }

@@ -11,7 +11,7 @@ use crate::error::{CloseReason, CommandError, DialError, SendError};
 use crate::id::ChannelId;
 use crate::link::NodeId;
 use crate::node::command::Command;
-use crate::node::history::ClosedLink;
+use crate::node::history::ClosedChannel;
 use crate::node::info::ChannelInfo;
 use crate::node::linking::lock;
 use crate::node::mailbox::PostError;
@@ -234,7 +234,7 @@ impl Handle {
     }
 
     /// The last 1,000 channels that closed, the oldest first: who it was, why, and what it had carried. Never waits long.
-    pub fn closed(&self) -> Vec<ClosedLink> {
+    pub fn closed_channels(&self) -> Vec<ClosedChannel> {
         lock(&self.shared.history).to_vec()
     }
 

@@ -1,4 +1,4 @@
-//! The links that closed last, of all loops together.
+//! The channels that closed last, of all loops together.
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -16,15 +16,15 @@ const MAX: usize = 1000;
 /// A channel that is gone: who it was, and why and how it closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ClosedLink {
+pub struct ClosedChannel {
     /// Its id, which reaches nobody any more.
     pub id: ChannelId,
     /// Who began the connection.
     pub direction: Direction,
     /// The far end, as far as it was known.
-    pub peer: Option<Endpoint>,
+    pub peer_addr: Option<Endpoint>,
     /// The node at the far end, if it said hello.
-    pub node: Option<NodeId>,
+    pub peer_id: Option<NodeId>,
     /// Why it closed, who closed it, and what it carried.
     pub report: CloseReport,
     /// When, by the clock on the wall.
@@ -34,28 +34,29 @@ pub struct ClosedLink {
 
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    links: VecDeque<ClosedLink>,
+    channels: VecDeque<ClosedChannel>,
 }
 
 impl History {
-    pub(crate) fn push(&mut self, link: ClosedLink) {
-        if self.links.len() == MAX {
-            self.links.pop_front();
+    pub(crate) fn push(&mut self, channel: ClosedChannel) {
+        if self.channels.len() == MAX {
+            self.channels.pop_front();
         }
-        self.links.push_back(link);
+        self.channels.push_back(channel);
     }
 
     /// The oldest first.
-    pub(crate) fn to_vec(&self) -> Vec<ClosedLink> {
-        self.links.iter().cloned().collect()
+    pub(crate) fn to_vec(&self) -> Vec<ClosedChannel> {
+        self.channels.iter().cloned().collect()
     }
 
     /// When the last link to the node was lost that the program knew.
     pub(crate) fn lost_at(&self, node: NodeId) -> Option<Mono> {
-        let lost = |link: &&ClosedLink| {
-            let in_place_of_it = matches!(link.report.reason, CloseReason::Duplicate | CloseReason::Replaced);
-            link.node == Some(node) && link.report.opened && !in_place_of_it
+        let lost = |channel: &&ClosedChannel| {
+            let in_place_of_it =
+                matches!(channel.report.reason, CloseReason::Duplicate | CloseReason::Replaced);
+            channel.peer_id == Some(node) && channel.report.opened && !in_place_of_it
         };
-        self.links.iter().rev().find(lost).map(|link| link.closed_mono)
+        self.channels.iter().rev().find(lost).map(|channel| channel.closed_mono)
     }
 }

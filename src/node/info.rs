@@ -41,9 +41,9 @@ pub struct ChannelInfo {
     /// The listener it came by, as a place in [`Node::local_addrs`](crate::Node::local_addrs); `None` for a dialed one.
     pub listener: Option<usize>,
     /// The far end; while dialing, the endpoint that is tried. `None` while a name is looked up.
-    pub peer: Option<Endpoint>,
+    pub peer_addr: Option<Endpoint>,
     /// This end; `None` while dialing.
-    pub local: Option<Endpoint>,
+    pub local_addr: Option<Endpoint>,
     /// How far it has come.
     pub state: ChannelState,
     /// Since the accept or the dial.
@@ -60,7 +60,7 @@ pub struct ChannelInfo {
     /// True when reading is paused by the program.
     pub paused: bool,
     /// What the node at the other end said of itself, in message mode from `on_open` on.
-    pub node: Option<PeerInfo>,
+    pub peer: Option<PeerInfo>,
     /// Round trips to the other end, in message mode once one was measured.
     pub rtt: Option<Rtt>,
 }
@@ -83,8 +83,8 @@ impl ChannelInfo {
             id: channel.id(),
             direction,
             listener,
-            peer: channel.peer().cloned(),
-            local: channel.local().cloned(),
+            peer_addr: channel.peer().cloned(),
+            local_addr: channel.local().cloned(),
             state,
             age: now - channel.began_at(),
             idle: now - channel.moved_at(),
@@ -92,7 +92,7 @@ impl ChannelInfo {
             bytes_out: channel.bytes_out(),
             bytes_queued: channel.queued(),
             paused: channel.is_paused(),
-            node: channel.link().peer().cloned(),
+            peer: channel.link().peer().cloned(),
             rtt: channel.link().rtt(),
         }
     }

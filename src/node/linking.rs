@@ -14,7 +14,7 @@ use crate::link::NodeId;
 use crate::node::command::Command;
 use crate::node::core::{Core, TimerKey};
 use crate::node::dialing::Note;
-use crate::node::history::ClosedLink;
+use crate::node::history::ClosedChannel;
 use crate::node::info::{ChannelInfo, Direction};
 use crate::node::peers::{self, Action, Peers};
 
@@ -45,7 +45,7 @@ impl Core {
         if lock(&self.handle.shared().per_ip).admit(peer, max) {
             return true;
         }
-        self.settings.counters.refused_per_ip.add(1);
+        self.settings.counters.per_ip_refused.add(1);
         if let Some(times) = self.said.per_ip.happened(self.now) {
             tracing::warn!(%peer, times, max, "refused: too many channels from one address (channels_per_ip)");
         }
@@ -57,7 +57,7 @@ impl Core {
         let Mode::Message = self.settings.mode else { return };
         let Some(evicted) = self.strangers.insert(channel) else { return };
         self.on_channel(evicted, |channel| channel.cut(CloseReason::Limit));
-        self.settings.counters.evicted_handshakes.add(1);
+        self.settings.counters.handshakes_evicted.add(1);
         if let Some(times) = self.said.evicted.happened(self.now) {
             tracing::warn!(times, "closed the oldest connection without a hello (pending_handshakes)");
         }
@@ -93,13 +93,13 @@ impl Core {
         let Some(channel) = self.channels.get(id) else { return };
         let (node, is_admitted) = (node_of(channel), channel.is_admitted());
         let direction = info.direction;
-        let peer = info.peer.as_ref().map(tracing::field::display);
+        let peer = info.peer_addr.as_ref().map(tracing::field::display);
         // This node sets the pace of its own dials; of links that come, others do.
         let times = match direction {
             Direction::Dialed => Some(1),
             Direction::Accepted => self.said.linked.happened(self.now),
         };
-        match (&info.node, times) {
+        match (&info.peer, times) {
             (Some(node), Some(times)) => {
                 let lost_at = lock(&self.handle.shared().history).lost_at(node.node_id);
                 let gap = lost_at.map(|at| format!("{:.1?}", self.now - at));
@@ -135,8 +135,8 @@ impl Core {
         let info = ChannelInfo::of(channel, self.now);
         let node = node_of(channel);
         self.settings.counters.close_reasons.count(report.reason);
-        let CloseReport { reason, written, unsent, received, messages_sent, messages_received, .. } = report;
-        let (direction, peer) = (info.direction, info.peer.as_ref().map(tracing::field::display));
+        let CloseReport { reason, bytes_in, bytes_out, bytes_unsent, messages_in, messages_out, .. } = report;
+        let (direction, peer) = (info.direction, info.peer_addr.as_ref().map(tracing::field::display));
         let times = match direction {
             _ if !report.opened || self.settings.mode == Mode::Stream => None,
             Direction::Dialed => Some(1),
@@ -145,22 +145,22 @@ impl Core {
         let name = node.map(|node| node.short());
         if let Some(times) = times {
             let times = several(times);
-            tracing::info!(channel = %id, node = name, ?direction, peer, %reason, received, written, unsent,
-                messages_received, messages_sent, times, "closed: {report}");
+            tracing::info!(channel = %id, node = name, ?direction, peer, %reason, bytes_in, bytes_out, bytes_unsent,
+                messages_in, messages_out, times, "closed: {report}");
         } else {
-            tracing::debug!(channel = %id, node = name, ?direction, peer, %reason, received, written,
+            tracing::debug!(channel = %id, node = name, ?direction, peer, %reason, bytes_in, bytes_out,
                 "closed: {report}");
         }
-        if let (Direction::Accepted, Some(peer)) = (direction, &info.peer) {
+        if let (Direction::Accepted, Some(peer)) = (direction, &info.peer_addr) {
             self.release(peer);
         }
         #[expect(clippy::disallowed_methods, reason = "for people to read; nothing is decided by it")]
         let closed_at = SystemTime::now();
-        lock(&self.handle.shared().history).push(ClosedLink {
+        lock(&self.handle.shared().history).push(ClosedChannel {
             id,
             direction,
-            peer: info.peer,
-            node,
+            peer_addr: info.peer_addr,
+            peer_id: node,
             report: report.clone(),
             closed_at,
             closed_mono: self.now,
@@ -225,7 +225,7 @@ impl Core {
                 channel.fail(CloseReason::Replaced, ClosedBy::Us, None);
             }
             Action::RefuseTakeover(wait) => {
-                counters.refused_takeovers.add(1);
+                counters.takeovers_refused.add(1);
                 if let Some(times) = self.said.refused_takeover.happened(self.now) {
                     let node = node_of(channel).map(|node| node.short());
                     tracing::warn!(channel = %id, node, times,

@@ -177,7 +177,7 @@ impl Handler for Pipe {
     }
 
     fn on_open(&mut self, cx: &mut Context<'_>, channel: ChannelId, info: &ChannelInfo) {
-        if let (Some(names), Some(node)) = (&mut self.names, &info.node) {
+        if let (Some(names), Some(node)) = (&mut self.names, &info.peer) {
             names.insert(channel, format!("{} ", node.node_id.short()));
         }
         let mut input = lock(&self.shared.input);

@@ -144,7 +144,7 @@ impl Ledger {
             format!("{key:?}: opened is {opened}, and reported {report:?}")
         });
         // A posted send may come when the channel is gone.
-        let told = report.written + report.unsent;
+        let told = report.bytes_out + report.bytes_unsent;
         let all = if posted { told <= bytes } else { told == bytes };
         self.require(!is_stream || all, || format!("{key:?}: {bytes} bytes were taken, {report:?}"));
     }
@@ -333,12 +333,12 @@ impl Ledger {
     ) -> Option<String> {
         let received = account.received;
         if self.is_stream {
-            if received > sent.written {
+            if received > sent.bytes_out {
                 return Some(format!(
                     "{key:?}: received {received} bytes of {from:?}, which reports {sent:?}"
                 ));
             }
-            let whole = received == sent.written;
+            let whole = received == sent.bytes_out;
             return (account.at_eof && !whole).then(|| {
                 format!("{key:?}: end of file after {received} bytes from {from:?}, which reports {sent:?}")
             });
@@ -346,7 +346,7 @@ impl Ledger {
         let told = report.by == ClosedBy::Peer
             && matches!(report.reason, CloseReason::Normal | CloseReason::Shutdown | CloseReason::PeerClosed);
         let whole = account.received_messages == sender.messages.len();
-        let must = told && sent.unsent == 0 && !account.ended && !account.commanded;
+        let must = told && sent.bytes_unsent == 0 && !account.ended && !account.commanded;
         (must && !whole).then(|| {
             let (some, all) = (account.received_messages, sender.messages.len());
             format!(

@@ -91,7 +91,7 @@ impl SimLoop {
         let stats = self.counters.snapshot();
         let left = [
             ("operations", stats.operations_in_flight),
-            ("buffers with the kernel", stats.buffers_kernel),
+            ("buffers free", stats.buffers_free),
             ("buffers lent", stats.buffers_lent),
             ("starved", stats.starved),
             ("channels", stats.channels),

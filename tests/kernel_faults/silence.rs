@@ -116,6 +116,6 @@ fn a_link_that_is_busy_one_way_is_never_taken_for_dead() {
         Event::Closed(report) => panic!("{report}"),
     }
     for node in &nodes {
-        assert_eq!(node.handle().closed(), []);
+        assert_eq!(node.handle().closed_channels(), []);
     }
 }

@@ -23,7 +23,7 @@ fn told(bed: &Bed, name: &str, peer: &mut Foreign, reason: CloseReason, opened: 
             Event::Opened(..) if opened => {}
             Event::Closed(_, report) => {
                 assert_eq!((report.reason, report.opened), (reason, opened), "{name}");
-                assert_eq!(report.messages_received, 0, "{name}");
+                assert_eq!(report.messages_in, 0, "{name}");
                 return;
             }
             other @ (Event::Opened(..) | Event::Message(..) | Event::Drained) => {
@@ -64,7 +64,7 @@ fn what_is_no_frame_and_what_comes_before_hello_is_refused_by_its_code() {
     }
     let counts = bed.handle.close_counts();
     assert!(counts.contains(&(CloseReason::Checksum, 3)) && counts.contains(&(CloseReason::Protocol, 9)));
-    assert_eq!((bed.handle.stats().opened, bed.handle.closed().len()), (0, 12));
+    assert_eq!((bed.handle.stats().opened, bed.handle.closed_channels().len()), (0, 12));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn messages_that_are_never_completed_hold_no_more_than_assembly_bytes() {
     let goodbye = peers[2].goodbye();
     assert_eq!(CloseReason::from_code(goodbye.code), Some(CloseReason::Limit));
     assert_eq!(goodbye.text, "no memory for a message; assembly_bytes is 524288");
-    assert_eq!((bed.closed().1.reason, bed.handle.stats().refused_assemblies), (CloseReason::Limit, 1));
+    assert_eq!((bed.closed().1.reason, bed.handle.stats().assemblies_refused), (CloseReason::Limit, 1));
     // The others go on, and what a message held is another's.
     peers[0].write(&[rest, frame(DATA, 0, b"")].concat());
     assert!(matches!(bed.next("the message"), Event::Message(_, message) if message.len() == 256 << 10));

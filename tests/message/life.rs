@@ -53,7 +53,7 @@ fn a_peer_that_comes_back_is_linked_again_without_a_hand() {
         let peer = Bed::start_at(&address.to_string(), |builder| builder.id_file(&id_file));
         let node = loop {
             match dialer.next("the link") {
-                Event::Opened(_, info) => break info.node.unwrap(),
+                Event::Opened(_, info) => break info.peer.unwrap(),
                 Event::Closed(_, report) => assert!(!report.opened || known.is_some(), "{report}"),
                 other @ (Event::Message(..) | Event::Drained) => panic!("{other:?}"),
             }
@@ -62,8 +62,8 @@ fn a_peer_that_comes_back_is_linked_again_without_a_hand() {
         peer.opened();
         drop(peer);
     }
-    let closed = dialer.handle.closed();
-    assert!(closed.iter().any(|link| link.node == known && link.report.opened));
+    let closed = dialer.handle.closed_channels();
+    assert!(closed.iter().any(|link| link.peer_id == known && link.report.opened));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn nodes_that_keep_up_a_link_to_each_other_have_one() {
     let settled = || {
         beds.iter().all(|bed| {
             let channels = bed.handle.channels().unwrap();
-            channels.len() == 1 && channels[0].node.is_some()
+            channels.len() == 1 && channels[0].peer.is_some()
         })
     };
     eventually("one link", settled);

@@ -24,7 +24,7 @@ fn an_honest_peer_links_among_two_thousand_strangers_that_stay() {
     let honest = Bed::start(|builder| builder);
     honest.dial(bed.address());
     honest.opened();
-    assert!(bed.handle.stats().evicted_handshakes >= (CROWD - 1024) as u64);
+    assert!(bed.handle.stats().handshakes_evicted >= (CROWD - 1024) as u64);
     eventually("the evicted to leave", || bed.handle.stats().channels <= 1025);
     // The rest stays until it goes by itself; the link stays after that.
     drop(crowd);
@@ -32,7 +32,7 @@ fn an_honest_peer_links_among_two_thousand_strangers_that_stay() {
     let counts = bed.handle.close_counts();
     let of = |reason| counts.iter().find(|(r, _)| *r == reason).unwrap().1;
     assert_eq!(of(CloseReason::HandshakeTimeout), 0);
-    assert_eq!(of(CloseReason::Limit), bed.handle.stats().evicted_handshakes);
+    assert_eq!(of(CloseReason::Limit), bed.handle.stats().handshakes_evicted);
 }
 
 #[test]
@@ -45,6 +45,6 @@ fn strangers_leave_a_quarter_of_the_channels_to_others() {
         honest.opened();
         honest
     });
-    assert!(bed.handle.stats().evicted_handshakes >= 14);
+    assert!(bed.handle.stats().handshakes_evicted >= 14);
     drop((crowd, honest));
 }

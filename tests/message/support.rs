@@ -107,7 +107,11 @@ impl Bed {
     #[track_caller]
     pub(crate) fn next(&self, what: &str) -> Event {
         self.events.recv_timeout(PATIENCE).unwrap_or_else(|error| {
-            panic!("{error}, waiting for {what}; {:?} {:?}", self.handle.stats(), self.handle.closed())
+            panic!(
+                "{error}, waiting for {what}; {:?} {:?}",
+                self.handle.stats(),
+                self.handle.closed_channels()
+            )
         })
     }
 

@@ -13,7 +13,7 @@ use crate::support::{Bed, Plan, Setup, node_test};
 #[track_caller]
 fn assert_never_opened(report: &CloseReport, reason: CloseReason) {
     assert_eq!((report.reason, report.opened), (reason, false), "{report:?}");
-    assert_eq!((report.written, report.received), (0, 0), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_in), (0, 0), "{report:?}");
 }
 
 node_test!(a_refused_dial_is_one_close, |setup| {
@@ -46,7 +46,7 @@ node_test!(a_peer_of_ipv4_is_that_on_a_listener_of_both, |setup| {
     let bed = Bed::start(setup, setup.dialer().listen(":0".parse::<Address>().unwrap()), Plan::echo());
     let client = foreign::connect(SocketAddr::from(([127, 0, 0, 1], bed.address().port())));
     let (_, info) = bed.opened();
-    let ends = [info.peer, info.local].map(|end| end.unwrap().socket_addr().unwrap());
+    let ends = [info.peer_addr, info.local_addr].map(|end| end.unwrap().socket_addr().unwrap());
     assert_eq!(ends, [client.local_addr().unwrap(), client.peer_addr().unwrap()]);
 });
 

@@ -85,7 +85,7 @@ node_test!(a_reader_that_never_reads_costs_no_more_than_the_cap_and_loses_nothin
     assert_same(&foreign::read_to_eof(&mut lazy), &data);
     writer.join().unwrap();
     let report = bed.closed(id);
-    assert_eq!((report.written, report.unsent), (data.len() as u64, 0), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_unsent), (data.len() as u64, 0), "{report:?}");
 });
 
 node_test!(many_readers_that_never_read_each_stay_below_the_cap, |setup| {
@@ -209,7 +209,7 @@ node_test!(the_end_of_file_waits_behind_a_pause, |setup| {
     bed.handle.resume(id).unwrap();
     assert_same(&bed.received(id, data.len()), &data);
     bed.eof(id);
-    assert_eq!(bed.closed(id).received, 20_000);
+    assert_eq!(bed.closed(id).bytes_in, 20_000);
 });
 
 node_test!(at_the_cap_a_send_is_refused_and_nothing_of_it_is_kept, |setup| {
@@ -257,7 +257,7 @@ node_test!(at_the_cap_a_send_is_refused_and_nothing_of_it_is_kept, |setup| {
     bed.handle.close(id).unwrap();
     assert_eq!(foreign::read_to_eof(&mut client), b"next");
     drop(client);
-    assert_eq!(bed.closed(id).written, expected as u64 + 4);
+    assert_eq!(bed.closed(id).bytes_out, expected as u64 + 4);
     assert_eq!(bed.handle.stats().sends_refused, 2);
 });
 
@@ -321,10 +321,10 @@ node_test!(a_peer_that_takes_nothing_for_too_long_is_closed, |setup| {
     let (id, _) = bed.opened();
     let report = bed.closed(id);
     assert_eq!((report.reason, report.by), (CloseReason::SlowPeer, ClosedBy::Us), "{report:?}");
-    assert!(report.unsent > 0, "{report:?}");
-    assert_eq!(report.written + report.unsent, bed.journal.accepted_on(id), "{report:?}");
+    assert!(report.bytes_unsent > 0, "{report:?}");
+    assert_eq!(report.bytes_out + report.bytes_unsent, bed.journal.accepted_on(id), "{report:?}");
     let (got, _) = foreign::read_to_end(&mut lazy);
-    let all: Vec<u8> = data.iter().copied().cycle().take(report.written as usize).collect();
+    let all: Vec<u8> = data.iter().copied().cycle().take(report.bytes_out as usize).collect();
     assert_prefix(&got, &all);
 });
 

@@ -16,7 +16,7 @@ use crate::support::{Bed, Call, Event, PLANNED, Plan, Setup, eventually, node_te
 #[track_caller]
 fn assert_orderly(report: &CloseReport) {
     assert!(matches!(report.reason, CloseReason::Normal | CloseReason::PeerClosed), "{report:?}");
-    assert_eq!((report.errno, report.unsent), (None, 0), "{report:?}");
+    assert_eq!((report.errno, report.bytes_unsent), (None, 0), "{report:?}");
 }
 
 node_test!(a_reset_by_the_peer_is_one_close_and_touches_nobody_else, |setup| {
@@ -30,7 +30,7 @@ node_test!(a_reset_by_the_peer_is_one_close_and_touches_nobody_else, |setup| {
     let report = bed.closed(id);
     assert_eq!((report.reason, report.by), (CloseReason::Reset, ClosedBy::Peer), "{report:?}");
     assert_eq!(report.errno, Some(Errno(libc::ECONNRESET)));
-    assert_eq!((report.written, report.received, report.opened), (5, 5, true), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_in, report.opened), (5, 5, true), "{report:?}");
     foreign::echo_once(&mut bystander, b"still here");
 });
 
@@ -49,8 +49,8 @@ node_test!(a_reset_while_bytes_wait_says_how_many, |setup| {
     foreign::reset(client);
     let report = bed.closed(id);
     assert_eq!(report.reason, CloseReason::Reset, "{report:?}");
-    assert!(report.unsent > 0, "{report:?}");
-    assert_eq!(report.written + report.unsent, bed.journal.accepted_on(id), "{report:?}");
+    assert!(report.bytes_unsent > 0, "{report:?}");
+    assert_eq!(report.bytes_out + report.bytes_unsent, bed.journal.accepted_on(id), "{report:?}");
 });
 
 node_test!(a_reset_before_the_accept_leaves_nothing, |setup| {
@@ -77,7 +77,7 @@ node_test!(an_end_of_file_in_the_middle_is_told_after_the_data, |setup| {
     bed.eof(id);
     let report = bed.closed(id);
     assert_orderly(&report);
-    assert_eq!(report.received, 10);
+    assert_eq!(report.bytes_in, 10);
 });
 
 node_test!(close_sends_what_is_queued_first, |setup| {
@@ -97,7 +97,7 @@ node_test!(close_sends_what_is_queued_first, |setup| {
     drop(client);
     let report = bed.closed(id);
     assert_eq!((report.reason, report.by), (CloseReason::Normal, ClosedBy::Us), "{report:?}");
-    assert_eq!((report.written, report.unsent), (data.len() as u64, 0), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_unsent), (data.len() as u64, 0), "{report:?}");
 });
 
 node_test!(close_loses_nothing_while_the_peer_still_sends, |setup| {
@@ -138,8 +138,8 @@ node_test!(close_gives_up_after_close_timeout, |setup| {
     let (id, _) = bed.opened();
     let report = bed.closed(id);
     assert_eq!((report.reason, report.by), (CloseReason::CloseTimeout, ClosedBy::Us), "{report:?}");
-    assert!(report.unsent > 0, "{report:?}");
-    assert_eq!(report.written + report.unsent, 1 << 20, "{report:?}");
+    assert!(report.bytes_unsent > 0, "{report:?}");
+    assert_eq!(report.bytes_out + report.bytes_unsent, 1 << 20, "{report:?}");
     drop(lazy);
 });
 
@@ -168,7 +168,7 @@ node_test!(abort_resets_and_drops_what_is_queued, |setup| {
     assert_eq!(foreign::read_to_end(&mut client), (Vec::new(), false));
     let report = bed.closed(id);
     assert_eq!((report.reason, report.by), (CloseReason::Aborted, ClosedBy::Us), "{report:?}");
-    assert_eq!((report.written, report.unsent), (0, 10), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_unsent), (0, 10), "{report:?}");
 });
 
 node_test!(closing_again_and_sending_after_do_nothing, |setup| {
@@ -214,7 +214,7 @@ node_test!(abort_overtakes_a_close_that_hangs, |setup| {
         bed.info(id).is_some_and(|info| info.state == ringlink::ChannelState::Closing)
     });
     bed.handle.abort(id).unwrap();
-    assert!(bed.closed(id).unsent > 0);
+    assert!(bed.closed(id).bytes_unsent > 0);
     drop(lazy);
 });
 

@@ -17,7 +17,7 @@ node_test!(an_idle_node_ends, |setup| {
     bed.shut_down();
     assert!(TcpStream::connect(bed.address()).is_err(), "somebody still listens");
     let stats = bed.handle.stats();
-    assert_eq!((stats.operations_in_flight, stats.buffers_kernel), (0, 0), "{stats:?}");
+    assert_eq!((stats.operations_in_flight, stats.buffers_free), (0, 0), "{stats:?}");
 });
 
 node_test!(shutdown_under_load_sends_everything_that_was_accepted, |setup| {
@@ -48,7 +48,7 @@ node_test!(shutdown_under_load_sends_everything_that_was_accepted, |setup| {
         assert_same(&got, &expected);
         let report = bed.closed(id);
         assert_eq!(
-            (report.reason, report.by, report.unsent),
+            (report.reason, report.by, report.bytes_unsent),
             (CloseReason::Shutdown, ClosedBy::Us, 0),
             "{report:?}"
         );
@@ -74,7 +74,7 @@ node_test!(shutdown_without_grace_does_not_wait_for_a_peer, |setup| {
     for id in ids {
         let report = bed.closed(id);
         assert_eq!((report.reason, report.by), (CloseReason::Shutdown, ClosedBy::Us), "{report:?}");
-        assert_eq!(report.written + report.unsent, bed.journal.accepted_on(id), "{report:?}");
+        assert_eq!(report.bytes_out + report.bytes_unsent, bed.journal.accepted_on(id), "{report:?}");
     }
 });
 

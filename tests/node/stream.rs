@@ -53,7 +53,7 @@ node_test!(a_unix_socket_is_dialed, |setup| {
     let bed = Bed::start(setup, setup.dialer(), Plan::echo());
     bed.dial(path.as_path());
     let (_, info) = bed.opened();
-    assert_eq!(info.peer, Some(Endpoint::Unix(path.as_path().into())));
+    assert_eq!(info.peer_addr, Some(Endpoint::Unix(path.as_path().into())));
     foreign::echo_all(foreign::accept_unix(listener), &random(setup.bulk(MIB), 4), 10_000);
 });
 
@@ -138,7 +138,7 @@ node_test!(half_closing_leaves_the_other_direction_open, |setup| {
     writer.join().unwrap();
     bed.eof(channel);
     let report = bed.closed(channel);
-    assert_eq!((report.written, report.unsent, report.received), (13, 0, 300_000), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_unsent, report.bytes_in), (13, 0, 300_000), "{report:?}");
 });
 
 node_test!(after_the_peers_end_of_file_sending_goes_on, |setup| {
@@ -166,8 +166,8 @@ node_test!(a_dialed_channel_carries_bytes_both_ways, |setup| {
     assert_eq!(channel, dialed);
     assert_eq!((info.id, info.direction, info.listener), (channel, Direction::Dialed, None));
     assert_eq!(info.state, ChannelState::Open);
-    assert_eq!(info.peer, Some(Endpoint::Tcp(address)));
-    assert_eq!(info.local, Some(Endpoint::Tcp(peer.peer_addr().unwrap())));
+    assert_eq!(info.peer_addr, Some(Endpoint::Tcp(address)));
+    assert_eq!(info.local_addr, Some(Endpoint::Tcp(peer.peer_addr().unwrap())));
     foreign::echo_all(peer, &random(setup.bulk(8 * MIB), 9), 30_000);
     assert!(bed.closed(channel).opened);
 });
@@ -213,12 +213,12 @@ node_test!(a_node_dials_its_own_listener, |setup| {
     let bed = Bed::start(setup, setup.listener(), plan);
     let dialed = bed.dial(bed.address());
     let report = bed.closed(dialed);
-    assert_eq!((report.written, report.received, report.opened), (6, 6, true), "{report:?}");
+    assert_eq!((report.bytes_out, report.bytes_in, report.opened), (6, 6, true), "{report:?}");
     let accepted = bed.wait("the other end", |e| match e {
         crate::support::Event::Closed { channel, report } if *channel != dialed => Some(report.clone()),
         _ => None,
     });
-    assert_eq!((accepted.written, accepted.received), (6, 6), "{accepted:?}");
+    assert_eq!((accepted.bytes_out, accepted.bytes_in), (6, 6), "{accepted:?}");
 });
 
 node_test!(two_nodes_talk, |setup| {
@@ -260,12 +260,12 @@ node_test!(every_listener_accepts_and_tells_where_it_is, |setup| {
                 let mut client = foreign::connect(tcp.socket_addr().unwrap());
                 foreign::echo_once(&mut client, b"tcp");
                 let (_, info) = bed.opened();
-                assert_eq!(info.peer, Some(Endpoint::Tcp(client.local_addr().unwrap())));
+                assert_eq!(info.peer_addr, Some(Endpoint::Tcp(client.local_addr().unwrap())));
                 info
             }
         };
         assert_eq!((info.listener, info.direction), (Some(index), Direction::Accepted));
-        assert_eq!(info.local.as_ref(), Some(address));
+        assert_eq!(info.local_addr.as_ref(), Some(address));
     }
 });
 
@@ -279,8 +279,9 @@ node_test!(channels_tells_all_about_a_channel, |setup| {
     let all = bed.handle.channels().unwrap();
     assert_eq!(all.len(), 5);
     for (i, client) in clients.iter().enumerate() {
-        let info = all.iter().find(|c| c.peer == Some(Endpoint::Tcp(client.local_addr().unwrap()))).unwrap();
-        assert_eq!(info.local, Some(Endpoint::Tcp(bed.address())));
+        let info =
+            all.iter().find(|c| c.peer_addr == Some(Endpoint::Tcp(client.local_addr().unwrap()))).unwrap();
+        assert_eq!(info.local_addr, Some(Endpoint::Tcp(bed.address())));
         assert_eq!((info.direction, info.listener), (Direction::Accepted, Some(0)));
         assert_eq!((info.state, info.paused), (ChannelState::Open, false));
         let bytes = 100 + i as u64;

@@ -393,6 +393,6 @@ node_test!(closing_from_another_thread_in_the_middle_of_an_echo_cuts_no_byte_out
         let expected: Vec<u8> = data.iter().copied().cycle().take(got.len()).collect();
         assert_prefix(&got, &expected);
         let report = bed.closed(id);
-        assert_eq!((report.written, report.unsent), (got.len() as u64, 0), "{report:?}");
+        assert_eq!((report.bytes_out, report.bytes_unsent), (got.len() as u64, 0), "{report:?}");
     }
 });

@@ -211,7 +211,7 @@ impl Handler for Talker {
         }
         let now = cx.now();
         self.talk = Some(Talk {
-            link: Link { channel, local: info.local.clone(), peer: info.peer.clone() },
+            link: Link { channel, local: info.local_addr.clone(), peer: info.peer_addr.clone() },
             outgoing: Sequence::new(self.side as u64),
             incoming: Sequence::new(1 - self.side as u64),
             sent_chunks: 0,

@@ -17,7 +17,7 @@ fn a_close_sends_what_is_queued_then_fin_then_waits_for_the_peer() {
     rig.sent().asked(&["fin"]);
     rig.receive(b"discarded").eof().asked(&["close"]).closed().saw(&["closed normal Us"]);
     let report = rig.report();
-    assert_eq!((report.written, report.unsent, report.received), (3, 0, 18));
+    assert_eq!((report.bytes_out, report.bytes_unsent, report.bytes_in), (3, 0, 18));
     assert!(report.opened && rig.channel.is_finished());
 }
 
@@ -44,7 +44,7 @@ fn what_cannot_be_flushed_in_time_is_reported() {
     rig.send(b"bye").unwrap();
     rig.channel.close();
     rig.turn().time_out(CLOSE).asked(&["send", "reset"]).closed().saw(&["closed close-timeout Us"]);
-    assert_eq!((rig.report().written, rig.report().unsent), (0, 3));
+    assert_eq!((rig.report().bytes_out, rig.report().bytes_unsent), (0, 3));
     assert_eq!(rig.settings.counters.bytes_queued.get(), 0);
 }
 
@@ -68,7 +68,7 @@ fn an_abort_drops_everything_and_says_how_much() {
     rig.channel.abort();
     rig.turn().asked(&["send", "reset"]).saw(&[]);
     rig.closed().saw(&["closed aborted Us"]);
-    assert_eq!((rig.report().unsent, rig.settings.counters.bytes_queued.get()), (6, 0));
+    assert_eq!((rig.report().bytes_unsent, rig.settings.counters.bytes_queued.get()), (6, 0));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn after_a_failed_send_what_came_before_is_still_delivered() {
     rig.receive(b"last words").saw(&["data last words"]);
     rig.eof().saw(&["eof"]).asked(&["reset"]).closed().saw(&["closed reset Peer"]);
     let report = rig.report();
-    assert_eq!((report.errno, report.written, report.unsent), (Some(Errno(libc::EPIPE)), 2, 8));
+    assert_eq!((report.errno, report.bytes_out, report.bytes_unsent), (Some(Errno(libc::EPIPE)), 2, 8));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_close_that_cannot_keep_its_promise_says_why() {
     rig.send(b"bye").unwrap();
     rig.channel.close();
     rig.turn().sent_part(1, Some(libc::EPIPE)).closed().saw(&["closed reset Peer"]);
-    assert_eq!(rig.report().unsent, 2);
+    assert_eq!(rig.report().bytes_unsent, 2);
 
     let mut rig = Rig::open();
     rig.send(b"bye").unwrap();
@@ -175,7 +175,7 @@ fn a_peer_that_takes_nothing_is_slow() {
     rig.send(b"a").unwrap();
     rig.turn().time_out(Duration::from_secs(60)).asked(&["send", "reset"]);
     rig.closed().saw(&["closed slow-peer Us"]);
-    assert_eq!(rig.report().unsent, 1);
+    assert_eq!(rig.report().bytes_unsent, 1);
 }
 
 #[test]
@@ -275,6 +275,6 @@ fn what_is_held_at_a_reset_is_dropped_when_the_program_ends_the_channel_itself()
         rig.channel.handle_receive_failed(Errno(libc::ECONNRESET), rig.now);
         end(&mut rig.channel);
         rig.turn().closed().saw(&["closed reset Peer"]);
-        assert_eq!(rig.report().received, 4);
+        assert_eq!(rig.report().bytes_in, 4);
     }
 }

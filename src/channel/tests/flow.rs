@@ -73,7 +73,7 @@ fn a_reset_lifts_the_pause() {
     rig.receive(b"last").receive_failed(libc::ECONNRESET).saw(&["data last"]);
     rig.closed().saw(&["closed reset Peer"]);
     assert_eq!(rig.report().errno, Some(Errno(libc::ECONNRESET)));
-    assert_eq!(rig.report().received, 4);
+    assert_eq!(rig.report().bytes_in, 4);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_close_drops_what_is_held() {
     rig.channel.check();
     assert_eq!((rig.channel.held().len(), rig.settings.counters.bytes_held.get()), (0, 0));
     rig.receive_failed(libc::ECONNRESET).closed().saw(&["closed normal Us"]);
-    assert_eq!(rig.report().received, 4);
+    assert_eq!(rig.report().bytes_in, 4);
 }
 
 #[test]

@@ -77,8 +77,8 @@ pub(super) fn finish(rig: &mut Rig) {
     let stats = rig.settings.counters.snapshot();
     assert_eq!((stats.closed, stats.bytes_queued, stats.bytes_held), (1, 0, 0));
     let report = rig.report();
-    assert_eq!(report.written, rig.kernel.sent.len() as u64);
-    assert_eq!((stats.bytes_out, stats.bytes_in), (report.written, report.received));
+    assert_eq!(report.bytes_out, rig.kernel.sent.len() as u64);
+    assert_eq!((stats.bytes_out, stats.bytes_in), (report.bytes_out, report.bytes_in));
     assert_eq!(stats.opened, u64::from(report.opened));
     rig.turn();
 }

@@ -288,7 +288,7 @@ impl TokioUringDriver {
 
     fn publish_gauges(&self) {
         self.counters.operations_in_flight.set(self.in_flight as u64);
-        self.counters.buffers_kernel.set(self.receiving as u64);
+        self.counters.buffers_free.set(self.receiving as u64);
         self.counters.buffers_lent.set(u64::from(self.lent.is_some()));
     }
 

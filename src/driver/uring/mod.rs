@@ -178,7 +178,7 @@ impl<K: Kernel> UringDriver<K> {
 
     fn publish_gauges(&self) {
         self.counters.operations_in_flight.set(self.in_flight as u64);
-        self.counters.buffers_kernel.set(self.buffers.free_count() as u64);
+        self.counters.buffers_free.set(self.buffers.free_count() as u64);
         self.counters.buffers_lent.set(self.buffers.lent_count() as u64);
         self.counters.starved.set(self.starved.len() as u64);
         self.counters.completion_queue_overflows.set(self.kernel.overflows());
@@ -441,7 +441,7 @@ impl<K: Kernel> Drop for UringDriver<K> {
             return;
         }
         // The ring first: while it exists the kernel knows the buffers.
-        self.counters.buffers_kernel.set(0);
+        self.counters.buffers_free.set(0);
         // SAFETY: dropped here alone, and not used after.
         unsafe { ManuallyDrop::drop(&mut self.kernel) };
         // SAFETY: as above; no operation is in flight, so nothing is written to the buffers any more.

@@ -160,7 +160,7 @@ fn a_question_out_of_turn_is_measured_from_when_it_is_sent() {
     let ping = link.next_output(asked).unwrap();
     let pong = [&ping[8..], &[0; 8]].concat();
     receive(&mut link, &control(Kind::Pong, &pong), answered).1.unwrap();
-    assert_eq!(link.rtt().unwrap().least, Duration::from_millis(7));
+    assert_eq!(link.rtt().unwrap().min, Duration::from_millis(7));
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn an_idle_link_lives_and_knows_its_round_trip() {
     assert_eq!(pair.reasons(), [None, None]);
     for side in &pair.sides {
         let rtt = side.link.rtt().unwrap();
-        assert_eq!((rtt.smoothed, rtt.least), (LATENCY * 2, LATENCY * 2));
+        assert_eq!((rtt.smoothed, rtt.min), (LATENCY * 2, LATENCY * 2));
     }
 }
 

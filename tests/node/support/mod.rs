@@ -130,7 +130,7 @@ impl Bed {
             let standing = wakers + self.addresses.iter().map(listening).sum::<usize>();
             self.baseline.operations_in_flight = standing as u64;
             if !self.is_native {
-                self.baseline.buffers_kernel = 0;
+                self.baseline.buffers_free = 0;
             }
         }
         self
@@ -196,7 +196,9 @@ impl Bed {
     #[track_caller]
     pub(crate) fn opened_by(&self, local: SocketAddr) -> ChannelId {
         self.wait("on_open of a client", |e| match e {
-            Event::Opened { channel, info, .. } if info.peer == Some(Endpoint::Tcp(local)) => Some(*channel),
+            Event::Opened { channel, info, .. } if info.peer_addr == Some(Endpoint::Tcp(local)) => {
+                Some(*channel)
+            }
             _ => None,
         })
     }
@@ -325,7 +327,7 @@ impl Bed {
             }
         };
         same("operations_in_flight", now.operations_in_flight, self.baseline.operations_in_flight);
-        same("buffers_kernel", now.buffers_kernel, self.baseline.buffers_kernel);
+        same("buffers_free", now.buffers_free, self.baseline.buffers_free);
         assert!(wrong.is_empty(), "left behind: {wrong:#?}\n{now:#?}");
     }
 

@@ -241,7 +241,7 @@ impl Entry {
                     Some("data while paused, on a connection that did not fail")
                 } else if report.opened != self.opened {
                     Some("the report is wrong about on_open")
-                } else if report.received < self.received {
+                } else if report.bytes_in < self.received {
                     Some("the report has received too little")
                 } else {
                     None
