@@ -14,16 +14,18 @@ impl Channel {
         if self.phase != Phase::Resolving {
             return; // closed meanwhile
         }
-        let ending = match outcome {
-            Ok(endpoints) if endpoints.is_empty() => "the name has no address".into(),
-            Err(error) => error.into_boxed_str(),
+        match outcome {
             Ok(endpoints) => {
+                assert!(!endpoints.is_empty(), "a name that is found has an address");
                 self.dial.as_mut().expect("a name is looked up for a dial").set_endpoints(endpoints);
-                return self.enter(Phase::Dialing);
+                self.enter(Phase::Dialing);
             }
-        };
-        self.latch(Ending::new(CloseReason::NameNotFound, ClosedBy::Network).with_detail(Some(ending)));
-        self.enter(Phase::Closed);
+            Err(why) => {
+                let ending = Ending::new(CloseReason::NameNotFound, ClosedBy::Network);
+                self.latch(ending.with_detail(Some(why.into_boxed_str())));
+                self.enter(Phase::Closed);
+            }
+        }
     }
 
     /// The link is made now: its handshake has a deadline that does not count the dial.

@@ -252,8 +252,6 @@ impl Channel {
             }
         }
         if self.phase == Phase::Closed && !self.facts.reported {
-            self.facts.reported = true;
-            self.settings.counters.closed.add(1);
             return Some(Event::Closed(Box::new(self.report(now))));
         }
         None
@@ -281,12 +279,13 @@ impl Channel {
         self.discard_received();
         // What is out does not come back, and what waits is not sent.
         self.settings.counters.bytes_queued.sub(self.outbox.queued() as u64);
-        self.facts.reported = true;
-        self.settings.counters.closed.add(1);
         self.report(now)
     }
 
+    /// The last that is told of the channel.
     fn report(&mut self, now: Mono) -> CloseReport {
+        self.facts.reported = true;
+        self.settings.counters.closed.add(1);
         debug_assert!(self.ending.is_some(), "a channel ends for a reason");
         let (reason, by) = self.reason().unwrap_or((CloseReason::Internal, ClosedBy::Us));
         let ending = self.ending.as_ref();

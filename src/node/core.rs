@@ -190,11 +190,7 @@ impl Core {
         socket: Accepted,
         endpoints: Box<Endpoints>,
     ) -> Option<ChannelId> {
-        if self.stop_at.is_some() {
-            self.submissions.push_back(Submission::Refuse { socket });
-            return None;
-        }
-        if !self.admits(&endpoints.peer) {
+        if self.stop_at.is_some() || !self.admits(&endpoints.peer) {
             self.submissions.push_back(Submission::Refuse { socket });
             return None;
         }

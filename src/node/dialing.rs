@@ -102,10 +102,7 @@ impl Dialing {
 
     /// When [`Dialing::next_dial`] will have something.
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        let waiting = self.entries.iter().filter_map(|entry| match entry.state {
-            State::Waiting(until) => Some(until),
-            State::Dialing(_) | State::Linked(..) | State::Satisfied => None,
-        });
+        let waiting = self.entries.iter().filter_map(Entry::due_at);
         waiting.min().filter(|_| self.in_flight() < self.max_in_flight).map(|at| at.max(self.not_before))
     }
 
@@ -114,11 +111,7 @@ impl Dialing {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return None;
         }
-        let due = |entry: &Entry| match entry.state {
-            State::Waiting(until) => Some(until),
-            State::Dialing(_) | State::Linked(..) | State::Satisfied => None,
-        };
-        let waiting = self.entries.iter().enumerate().filter_map(|(place, e)| Some((due(e)?, place)));
+        let waiting = self.entries.iter().enumerate().filter_map(|(place, e)| Some((e.due_at()?, place)));
         let (_, place) = waiting.min()?;
         self.not_before = now + SPACING;
         self.entries[place].state = State::Dialing(None);
@@ -246,6 +239,14 @@ impl Dialing {
 }
 
 impl Entry {
+    /// When it is to be dialed.
+    fn due_at(&self) -> Option<Mono> {
+        match self.state {
+            State::Waiting(until) => Some(until),
+            State::Dialing(_) | State::Linked(..) | State::Satisfied => None,
+        }
+    }
+
     fn led_to(&self, channel: ChannelId) -> bool {
         match self.state {
             State::Dialing(dialed) => dialed == Some(channel),

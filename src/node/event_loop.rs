@@ -331,7 +331,7 @@ impl<'a, H: Handler> Turn<'a, H> {
             Completion::ListenFailed { listener, errno } => {
                 tracing::error!(listener = listener.0, %errno, "a listener failed and is closed");
                 self.core.listeners.retain(|other| *other != listener);
-                drop(self.call(|handler, cx| handler.on_accept_paused(cx, listener.0 as usize, Some(errno))));
+                drop(self.call(|handler, cx| handler.on_listener_failed(cx, listener.0 as usize, errno)));
             }
             Completion::Woken => {}
         }

@@ -85,9 +85,6 @@ pub trait Handler: 'static {
     /// Nothing is accepted for now: the process or the system has no descriptors or memory left (`errno` says which),
     /// or all channels of the loop are in use (`None`). Called once, until accepting goes on by itself. `listener` is a
     /// place in [`Node::local_addrs`](crate::Node::local_addrs).
-    ///
-    /// With `EINVAL`, `EBADF` or `ENOTSOCK` the listener itself has failed, since somebody else ended it. It is closed,
-    /// and this is the last that is told of it on this loop.
     fn on_accept_paused(&mut self, cx: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
         let _ = (cx, listener, errno);
     }
@@ -95,6 +92,12 @@ pub trait Handler: 'static {
     /// Accepting goes on.
     fn on_accept_resumed(&mut self, cx: &mut Context<'_>, listener: usize) {
         let _ = (cx, listener);
+    }
+
+    /// The listener, a place in [`Node::local_addrs`](crate::Node::local_addrs), has failed, since somebody else ended its
+    /// socket. It is closed, and nothing more is told of it on this loop; the node goes on with what else it has.
+    fn on_listener_failed(&mut self, cx: &mut Context<'_>, listener: usize, errno: Errno) {
+        let _ = (cx, listener, errno);
     }
 
     /// The loop ends; no channel is left. The last callback there is.

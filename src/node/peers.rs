@@ -188,14 +188,14 @@ impl Peers {
         }
     }
 
-    /// The end of a channel has begun. The node, when this was its last link.
-    pub(crate) fn handle_ended(&mut self, channel: ChannelId) -> Option<NodeId> {
-        let node = self.channels.remove(&channel)?;
+    /// The end of a channel has begun.
+    pub(crate) fn handle_ended(&mut self, channel: ChannelId) {
+        let Some(node) = self.channels.remove(&channel) else { return };
         let peer = self.peers.get_mut(&node).expect("its channel is known");
         peer.links.retain(|link| link.channel != channel);
         if peer.links.is_empty() {
             self.peers.remove(&node);
-            return Some(node);
+            return;
         }
         let is_contested = peer.links.len() > 1;
         if !is_contested {
@@ -209,7 +209,6 @@ impl Peers {
         if is_contested && self.me < node {
             self.actions.extend(peer.next_to_watch().map(|channel| (channel, Action::Watch)));
         }
-        None
     }
 
     /// Settles what the peer with the lower id has left unsettled for too long.

@@ -280,7 +280,11 @@ pub(crate) fn event_loop<D: Driver, H: Handler>(
     let pace = Pace { completion_budget: config.ring.completion_budget, busy_poll: config.busy_poll };
     let now = driver.now();
     let mut core = Core::new(index, handle, settings, now);
-    core.listeners = (0..).map(ListenerId).take(config.listen.len()).collect();
+    // Those of Unix sockets are the first loop's alone.
+    let is_ours = |address: &Address| index == 0 || !matches!(address, Address::Unix(_));
+    let listeners = (0..).map(ListenerId).zip(&config.listen);
+    core.listeners =
+        listeners.filter(|(_, address)| is_ours(address)).map(|(listener, _)| listener).collect();
     if index == DIALING_LOOP
         && let Some(sought) = core.handle.shared().sought.clone()
     {

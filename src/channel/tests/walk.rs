@@ -134,7 +134,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => (0..5_usize, errno()).prop_map(|(bytes, errno)| Step::SendFailed(bytes, errno)),
         2 => Just(Step::Dialed),
         1 => Just(Step::DialFailed),
-        1 => (0..3_usize).prop_map(Step::Resolved),
+        1 => (1..3_usize).prop_map(Step::Resolved),
         1 => Just(Step::Timeout),
         3 => Just(Step::Closed),
     ]

@@ -123,15 +123,19 @@ fn a_loop_that_the_kernel_fails_leaves_no_connection_and_no_channel_behind() {
 }
 
 /// Writes down what is told of listeners.
-struct Doorkeeper(Journal<(usize, Option<Option<Errno>>)>);
+struct Doorkeeper(Journal<(usize, &'static str, Option<Errno>)>);
 
 impl Handler for Doorkeeper {
     fn on_accept_paused(&mut self, _: &mut Context<'_>, listener: usize, errno: Option<Errno>) {
-        self.0.borrow_mut().push((listener, Some(errno)));
+        self.0.borrow_mut().push((listener, "paused", errno));
     }
 
     fn on_accept_resumed(&mut self, _: &mut Context<'_>, listener: usize) {
-        self.0.borrow_mut().push((listener, None));
+        self.0.borrow_mut().push((listener, "resumed", None));
+    }
+
+    fn on_listener_failed(&mut self, _: &mut Context<'_>, listener: usize, errno: Errno) {
+        self.0.borrow_mut().push((listener, "failed", Some(errno)));
     }
 }
 
@@ -146,7 +150,7 @@ fn nothing_is_told_of_a_listener_after_it_failed() {
     turn_until(&mut event_loop, |_| told.borrow().len() == 2);
     drop(client);
     turn_until(&mut event_loop, |_| told.borrow().len() == 3);
-    assert_eq!(*told.borrow(), [(1, Some(Some(errno))), (0, Some(None)), (0, None)]);
+    assert_eq!(*told.borrow(), [(1, "failed", Some(errno)), (0, "paused", None), (0, "resumed", None)]);
     event_loop.end(Ok(())).unwrap();
 }
 
