@@ -12,7 +12,7 @@ use super::{Channel, ChunkPool, Phase};
 use crate::clock::Mono;
 use crate::config::Mode;
 use crate::error::{CloseReason, ClosedBy, SendError};
-use crate::link::{self, LinkError};
+use crate::link;
 
 /// What many channels are sent, made once for all of them.
 #[derive(Debug)]
@@ -319,48 +319,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn handle_link_error(&mut self, error: LinkError) {
-        let LinkError { reason, detail } = error;
-        if reason == CloseReason::PeerDead && matches!(self.phase, Phase::Opening | Phase::Open) {
-            // Nobody is there to be told, nor to take what is queued.
-            self.latch(Ending::new(reason, ClosedBy::Us).with_detail(detail));
-            self.discard_received();
-            return self.enter_closing(true);
-        }
-        let by = if reason == CloseReason::Truncated { ClosedBy::Peer } else { ClosedBy::Us };
-        self.fail(reason, by, detail);
-    }
-
-    /// The peer said goodbye, and why.
-    pub(super) fn handle_gone_away(
-        &mut self,
-        reason: Option<CloseReason>,
-        code: u16,
-        retry_after: Duration,
-        text: String,
-    ) {
-        let detail = match (reason, text.is_empty()) {
-            (Some(_), true) => None,
-            (Some(_), false) => Some(text),
-            (None, _) => Some(format!("code {code} {text}").trim_end().to_owned()),
-        };
-        let mut ending = Ending::new(reason.unwrap_or(CloseReason::PeerClosed), ClosedBy::Peer)
-            .with_detail(detail.map(String::into_boxed_str));
-        ending.retry_after = (!retry_after.is_zero()).then_some(retry_after);
-        // It was said before the connection failed, and explains it.
-        if self.ending.as_ref().is_some_and(|first| first.is_failure()) {
-            ending.errno = self.ending.take().and_then(|first| first.errno);
-            self.latch(ending);
-            self.discard_received();
-            if self.phase == Phase::Broken {
-                self.enter_closing(true);
-            }
-            return;
-        }
-        self.end(ending);
-    }
-
-    fn end(&mut self, ending: Ending) {
+    pub(super) fn end(&mut self, ending: Ending) {
         match self.phase {
             Phase::Resolving | Phase::Dialing => self.end_dial(ending),
             Phase::Opening | Phase::Open => {

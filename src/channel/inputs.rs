@@ -1,4 +1,6 @@
-//! What happened to a channel: completions of the driver, and time.
+//! What happened to a channel: completions of the driver, what its link made of the bytes, and time.
+
+use std::time::Duration;
 
 use super::lifecycle::Ending;
 use super::{Channel, ChunkPool, Facts, Inbound, Phase};
@@ -6,7 +8,7 @@ use crate::addr::{Endpoint, Endpoints};
 use crate::clock::Mono;
 use crate::driver::Batch;
 use crate::error::{CloseReason, ClosedBy, Errno};
-use crate::link::Link;
+use crate::link::{Link, LinkError};
 
 impl Channel {
     /// The lookup of [`Channel::name`] is done: its addresses, or what went wrong.
@@ -176,6 +178,48 @@ impl Channel {
         debug_assert!(self.facts.close_submitted && !self.outbox.is_sending());
         self.moved_at = now;
         self.enter(Phase::Closed);
+    }
+
+    /// The link cannot go on.
+    pub(super) fn handle_link_error(&mut self, error: LinkError) {
+        let LinkError { reason, detail } = error;
+        if reason == CloseReason::PeerDead && matches!(self.phase, Phase::Opening | Phase::Open) {
+            // Nobody is there to be told, nor to take what is queued.
+            self.latch(Ending::new(reason, ClosedBy::Us).with_detail(detail));
+            self.discard_received();
+            return self.enter_closing(true);
+        }
+        let by = if reason == CloseReason::Truncated { ClosedBy::Peer } else { ClosedBy::Us };
+        self.fail(reason, by, detail);
+    }
+
+    /// The peer said goodbye, and why.
+    pub(super) fn handle_gone_away(
+        &mut self,
+        reason: Option<CloseReason>,
+        code: u16,
+        retry_after: Duration,
+        text: String,
+    ) {
+        let detail = match (reason, text.is_empty()) {
+            (Some(_), true) => None,
+            (Some(_), false) => Some(text),
+            (None, _) => Some(format!("code {code} {text}").trim_end().to_owned()),
+        };
+        let mut ending = Ending::new(reason.unwrap_or(CloseReason::PeerClosed), ClosedBy::Peer)
+            .with_detail(detail.map(String::into_boxed_str));
+        ending.retry_after = (!retry_after.is_zero()).then_some(retry_after);
+        // It was said before the connection failed, and explains it.
+        if self.ending.as_ref().is_some_and(|first| first.is_failure()) {
+            ending.errno = self.ending.take().and_then(|first| first.errno);
+            self.latch(ending);
+            self.discard_received();
+            if self.phase == Phase::Broken {
+                self.enter_closing(true);
+            }
+            return;
+        }
+        self.end(ending);
     }
 
     /// When [`Channel::handle_timeout`] wants to be called, earlier calls do no harm. Look again after each time the

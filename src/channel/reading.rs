@@ -200,35 +200,35 @@ impl Channel {
                     self.facts.fed = false;
                     return None;
                 }
-                Ok(Some(LinkEvent::Established)) => {
-                    if let Some(event) = self.next_opening(now) {
+                Ok(Some(event)) => {
+                    if let Some(event) = self.handle_link_event(event, now) {
                         return Some(event);
                     }
-                }
-                Ok(Some(LinkEvent::GoneAway { reason, code, retry_after, text })) => {
-                    self.handle_gone_away(reason, code, retry_after, text);
-                }
-                Ok(Some(LinkEvent::Assembled(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message, now) {
-                        return Some(event);
-                    }
-                }
-                Ok(Some(LinkEvent::Message(message))) if !self.facts.opened => {
-                    if let Some(event) = self.open_for(message.to_vec(), now) {
-                        return Some(event);
-                    }
-                }
-                Ok(Some(LinkEvent::Data(_))) if !self.facts.opened => {}
-                Ok(Some(LinkEvent::Data(bytes))) => return Some(Event::Data(bytes)),
-                Ok(Some(LinkEvent::Message(message))) => {
-                    self.count_message(now);
-                    return Some(Event::Message(message));
-                }
-                Ok(Some(LinkEvent::Assembled(message))) => {
-                    self.count_message(now);
-                    return Some(Event::Assembled(message));
                 }
                 Err(error) => self.handle_link_error(error),
+            }
+        }
+    }
+
+    /// What the program is told of it.
+    fn handle_link_event<'b>(&mut self, event: LinkEvent<'b>, now: Mono) -> Option<Event<'b>> {
+        match event {
+            LinkEvent::Established => self.next_opening(now),
+            LinkEvent::GoneAway { reason, code, retry_after, text } => {
+                self.handle_gone_away(reason, code, retry_after, text);
+                None
+            }
+            LinkEvent::Assembled(message) if !self.facts.opened => self.open_for(message, now),
+            LinkEvent::Message(message) if !self.facts.opened => self.open_for(message.to_vec(), now),
+            LinkEvent::Data(_) if !self.facts.opened => None,
+            LinkEvent::Data(bytes) => Some(Event::Data(bytes)),
+            LinkEvent::Message(message) => {
+                self.count_message(now);
+                Some(Event::Message(message))
+            }
+            LinkEvent::Assembled(message) => {
+                self.count_message(now);
+                Some(Event::Assembled(message))
             }
         }
     }

@@ -130,24 +130,7 @@ impl Peers {
             watched: None,
         });
         if peer.instance != instance {
-            if let Some(wait) = peer.taken_over_at.and_then(|at| TAKEOVER_EVERY.checked_sub(now - at))
-                && !wait.is_zero()
-            {
-                self.actions.push_back((channel, Action::RefuseTakeover(wait)));
-                return false;
-            }
-            peer.instance = instance;
-            peer.taken_over_at = Some(now);
-            peer.watched = None;
-            self.contests.remove(&node);
-            // The new link first: the program is never without one.
-            self.actions.push_back((channel, Action::Open));
-            for ghost in std::mem::take(&mut peer.links) {
-                self.channels.remove(&ghost.channel);
-                self.actions.push_back((ghost.channel, Action::Replace));
-            }
-            peer.links.push(Linked { channel, dialed, open: true });
-            self.channels.insert(channel, node);
+            self.take_over(node, instance, Linked { channel, dialed, open: true }, now);
             return false;
         }
         let open = peer.links.is_empty();
@@ -162,6 +145,27 @@ impl Peers {
             self.actions.extend(peer.next_to_watch().map(|channel| (channel, Action::Watch)));
         }
         self.me > node
+    }
+
+    /// The node was restarted: its new link takes the place of those to the instance that is gone.
+    fn take_over(&mut self, node: NodeId, instance: [u8; 16], link: Linked, now: Mono) {
+        let (channel, peer) = (link.channel, self.peers.get_mut(&node).expect("there is a link to it"));
+        if let Some(wait) = peer.taken_over_at.and_then(|at| TAKEOVER_EVERY.checked_sub(now - at))
+            && !wait.is_zero()
+        {
+            self.actions.push_back((channel, Action::RefuseTakeover(wait)));
+            return;
+        }
+        let renewed = Peer { instance, links: vec![link], taken_over_at: Some(now), watched: None };
+        let ghosts = std::mem::replace(peer, renewed).links;
+        self.contests.remove(&node);
+        // The new link first: the program is never without one.
+        self.actions.push_back((channel, Action::Open));
+        for ghost in ghosts {
+            self.channels.remove(&ghost.channel);
+            self.actions.push_back((ghost.channel, Action::Replace));
+        }
+        self.channels.insert(channel, node);
     }
 
     /// A frame came on a watched link.
