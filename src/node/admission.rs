@@ -86,13 +86,13 @@ fn counted(peer: &Endpoint) -> Option<IpAddr> {
 
 /// Says what happens often only so many times in [`LOG_EVERY`].
 #[derive(Debug, Default)]
-pub(crate) struct Rarely<const TIMES: u32 = 1> {
+pub(crate) struct RateLimit<const TIMES: u32 = 1> {
     since: Option<Mono>,
     said: u32,
     unsaid: u64,
 }
 
-impl<const TIMES: u32> Rarely<TIMES> {
+impl<const TIMES: u32> RateLimit<TIMES> {
     /// How often it happened since it was last said, this time included, when it may be said.
     pub(crate) fn happened(&mut self, now: Mono) -> Option<u64> {
         self.unsaid += 1;
@@ -109,13 +109,13 @@ impl<const TIMES: u32> Rarely<TIMES> {
 
 /// What strangers could fill the log with.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
-    pub(crate) evicted: Rarely,
-    pub(crate) per_ip: Rarely,
-    pub(crate) linked: Rarely<100>,
-    pub(crate) closed: Rarely<100>,
-    pub(crate) replaced: Rarely,
-    pub(crate) refused_takeover: Rarely,
+pub(crate) struct LogLimits {
+    pub(crate) evicted: RateLimit,
+    pub(crate) per_ip: RateLimit,
+    pub(crate) linked: RateLimit<100>,
+    pub(crate) closed: RateLimit<100>,
+    pub(crate) replaced: RateLimit,
+    pub(crate) refused_takeover: RateLimit,
 }
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_a_line_now_and_then() {
-        let (mut once, mut thrice): (Rarely, Rarely<3>) = Default::default();
+        let (mut once, mut thrice): (RateLimit, RateLimit<3>) = Default::default();
         let at = |seconds| Mono::default() + Duration::from_secs(seconds);
         let said: Vec<_> = (0..25).filter_map(|second| once.happened(at(second))).collect();
         assert_eq!(said, [1, 10, 10]);

@@ -92,10 +92,10 @@ impl Command {
 
 impl Core {
     /// Carries out what was posted, until it is late; the rest is for the next turn. True when there was anything.
-    pub(crate) fn obey(&mut self, is_late: impl Fn() -> bool) -> bool {
+    pub(crate) fn run_commands(&mut self, is_late: impl Fn() -> bool) -> bool {
         let mut mail = std::mem::take(&mut self.mail);
         let any = !mail.is_done() || self.take_mail(&mut mail);
-        self.obey_mail(&mut mail, is_late);
+        self.run_mail(&mut mail, is_late);
         self.mail = mail;
         any
     }
@@ -107,10 +107,10 @@ impl Core {
 
     /// No more mail is taken; what was posted before that is still carried out.
     pub(crate) fn close_mailbox(&mut self) {
-        self.obey(|| false);
+        self.run_commands(|| false);
         let mut mail = self.port().mailbox.close();
         self.settings.counters.commands.add(mail.count as u64);
-        self.obey_mail(&mut mail, || false);
+        self.run_mail(&mut mail, || false);
     }
 
     fn take_mail(&mut self, mail: &mut Mail) -> bool {
@@ -120,11 +120,11 @@ impl Core {
         any
     }
 
-    fn obey_mail(&mut self, mail: &mut Mail, is_late: impl Fn() -> bool) {
+    fn run_mail(&mut self, mail: &mut Mail, is_late: impl Fn() -> bool) {
         let mut untimed = 0;
         while let Some((command, framed)) = mail.next() {
             untimed = if matches!(command, Command::Broadcast(_)) { UNTIMED } else { untimed + 1 };
-            self.obey_command(command, framed);
+            self.run_command(command, framed);
             if untimed >= UNTIMED {
                 if is_late() {
                     return;
@@ -134,7 +134,7 @@ impl Core {
         }
     }
 
-    fn obey_command(&mut self, command: Command, framed: &[u8]) {
+    fn run_command(&mut self, command: Command, framed: &[u8]) {
         match command {
             Command::Dial { channel, address } => self.begin_dial(channel, address),
             Command::Resolved { channel, endpoints } => self.on_channel(channel, |c| c.resolved(endpoints)),

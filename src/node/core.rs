@@ -15,7 +15,7 @@ use crate::driver::{Accepted, Batch, ListenerId, Submission};
 use crate::error::{CloseReason, ClosedBy, DialError, Errno, SendError};
 use crate::id::ChannelId;
 use crate::link::Link;
-use crate::node::admission::{Said, Strangers};
+use crate::node::admission::{LogLimits, Strangers};
 use crate::node::command::Command;
 use crate::node::dialing::Dialing;
 use crate::node::handle::Handle;
@@ -84,7 +84,7 @@ pub(crate) struct Core {
     pub(crate) notified: VecDeque<u64>,
     /// Accepted, and without a hello.
     pub(crate) strangers: Strangers,
-    pub(crate) said: Said,
+    pub(crate) log_limits: LogLimits,
     /// Channels that the program is to hear of now, before the one in whose place they come is gone.
     pub(crate) admitted: Vec<ChannelId>,
     /// Of the one loop that dials the persistent peers.
@@ -98,7 +98,7 @@ impl Core {
         let pending = settings.limits.pending_handshakes;
         Self {
             strangers: Strangers::new(pending, handle.shared().ports.len(), slots.count()),
-            said: Said::default(),
+            log_limits: LogLimits::default(),
             notified: VecDeque::new(),
             admitted: Vec::new(),
             dialing: None,

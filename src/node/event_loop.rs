@@ -76,7 +76,7 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         self.core.port().mailbox.awake();
         self.core.now = self.driver.now();
         self.reap();
-        self.obey();
+        self.run_commands();
         self.expire();
         self.flush(self.core.now + 4 * PART_TIME);
         if self.is_over() {
@@ -98,19 +98,19 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
             if completion.is_from_outside() {
                 self.spin.something_came(self.core.now);
             }
-            let mut turn = Turn::new(&mut self.core, &mut self.handler);
-            turn.complete(completion);
-            if turn.called && self.driver.now() - self.core.now > PART_TIME {
+            let mut callbacks = Callbacks::new(&mut self.core, &mut self.handler);
+            callbacks.complete(completion);
+            if callbacks.called && self.driver.now() - self.core.now > PART_TIME {
                 return;
             }
         }
     }
 
     /// The commands of other threads. They have as long as completions.
-    fn obey(&mut self) {
+    fn run_commands(&mut self) {
         let (driver, late) = (&self.driver, self.core.now + 2 * PART_TIME);
         // No more is taken while there is what the handler was too slow for, or that would grow without bound.
-        if self.core.notified.is_empty() && self.core.obey(|| driver.now() > late) {
+        if self.core.notified.is_empty() && self.core.run_commands(|| driver.now() > late) {
             self.spin.something_came(self.core.now);
         }
         while let Some(token) = self.core.notified.pop_front() {
@@ -171,28 +171,28 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
     fn settle(&mut self, id: ChannelId) -> bool {
         let Some(channel) = self.core.channels.clean(id) else { return false };
         let delivers = channel.has_deliverable();
-        let mut turn = Turn::new(&mut self.core, &mut self.handler);
+        let mut callbacks = Callbacks::new(&mut self.core, &mut self.handler);
         if delivers {
-            turn.deliver_held(id);
+            callbacks.deliver_held(id);
         }
-        let now = turn.core.now;
-        let Some(channel) = turn.core.channels.get_mut(id) else { return turn.called };
-        while let Some(submission) = channel.next_submission(&mut turn.core.pool, now) {
+        let now = callbacks.core.now;
+        let Some(channel) = callbacks.core.channels.get_mut(id) else { return callbacks.called };
+        while let Some(submission) = channel.next_submission(&mut callbacks.core.pool, now) {
             self.driver.submit(submission);
         }
         if channel.is_ending() {
             // Its last submission may have been its end.
-            turn.deliver_held(id);
-            turn.core.leave(id);
+            callbacks.deliver_held(id);
+            callbacks.core.leave(id);
         }
-        turn.open_admitted();
-        turn.core.note_rest(id);
-        turn.called
+        callbacks.open_admitted();
+        callbacks.core.note_rest(id);
+        callbacks.called
     }
 
     fn settle_accepting(&mut self) {
         while let Some(id) = self.core.accept_waiting() {
-            self.parts().deliver(id, &[]);
+            self.callbacks().deliver(id, &[]);
         }
         match self.core.accept_change() {
             Some(AcceptChange::Paused) => {
@@ -215,11 +215,11 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 
     fn call(&mut self, callback: impl FnOnce(&mut H, &mut Context<'_>)) {
         // What there is to do about a panic that is no channel's is done: it is logged and counted.
-        drop(self.parts().call(callback));
+        drop(self.callbacks().call(callback));
     }
 
-    fn parts(&mut self) -> Turn<'_, H> {
-        Turn::new(&mut self.core, &mut self.handler)
+    fn callbacks(&mut self) -> Callbacks<'_, H> {
+        Callbacks::new(&mut self.core, &mut self.handler)
     }
 
     /// How long the driver may wait. After an announced sleep the mailbox wakes it.
@@ -265,12 +265,12 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
         self.flush(NEVER);
         for id in self.core.channels.ids() {
             let now = self.core.now;
-            let mut turn = self.parts();
+            let mut callbacks = self.callbacks();
             // One that never began is through by itself.
-            turn.deliver(id, &[]);
-            let Some((channel, _)) = turn.core.touch(id) else { continue };
+            callbacks.deliver(id, &[]);
+            let Some((channel, _)) = callbacks.core.touch(id) else { continue };
             let report = channel.give_up(CloseReason::Internal, now);
-            turn.closed(id, &report);
+            callbacks.closed(id, &report);
         }
         debug_assert!(self.core.channels.is_empty(), "nothing comes once the door is closed");
         self.handler.on_stop(&mut Context::new(&mut self.core));
@@ -285,14 +285,14 @@ impl<D: Driver, H: Handler> EventLoop<D, H> {
 }
 
 /// The loop without its driver, which has lent the bytes of a completion.
-struct Turn<'a, H> {
+struct Callbacks<'a, H> {
     core: &'a mut Core,
     handler: &'a mut H,
     /// The handler was called, which may have taken long.
     called: bool,
 }
 
-impl<'a, H: Handler> Turn<'a, H> {
+impl<'a, H: Handler> Callbacks<'a, H> {
     fn new(core: &'a mut Core, handler: &'a mut H) -> Self {
         Self { core, handler, called: false }
     }
@@ -364,7 +364,7 @@ impl<'a, H: Handler> Turn<'a, H> {
         }
     }
 
-    /// [`Turn::deliver`] without holding: returns what a pause keeps from the handler.
+    /// [`Callbacks::deliver`] without holding: returns what a pause keeps from the handler.
     fn pass_on<'b>(&mut self, id: ChannelId, mut bytes: &'b [u8]) -> &'b [u8] {
         let now = self.core.now;
         self.core.channels.mark_dirty(id);

@@ -46,7 +46,7 @@ impl Core {
             return true;
         }
         self.settings.counters.per_ip_refused.add(1);
-        if let Some(times) = self.said.per_ip.happened(self.now) {
+        if let Some(times) = self.log_limits.per_ip.happened(self.now) {
             tracing::warn!(%peer, times, max, "refused: too many channels from one address (channels_per_ip)");
         }
         false
@@ -58,7 +58,7 @@ impl Core {
         let Some(evicted) = self.strangers.insert(channel) else { return };
         self.on_channel(evicted, |channel| channel.cut(CloseReason::Limit));
         self.settings.counters.handshakes_evicted.add(1);
-        if let Some(times) = self.said.evicted.happened(self.now) {
+        if let Some(times) = self.log_limits.evicted.happened(self.now) {
             tracing::warn!(times, "closed the oldest connection without a hello (pending_handshakes)");
         }
     }
@@ -97,7 +97,7 @@ impl Core {
         // This node sets the pace of its own dials; of links that come, others do.
         let times = match direction {
             Direction::Dialed => Some(1),
-            Direction::Accepted => self.said.linked.happened(self.now),
+            Direction::Accepted => self.log_limits.linked.happened(self.now),
         };
         match (&info.peer, times) {
             (Some(node), Some(times)) => {
@@ -140,7 +140,7 @@ impl Core {
         let times = match direction {
             _ if !report.opened || self.settings.mode == Mode::Stream => None,
             Direction::Dialed => Some(1),
-            Direction::Accepted => self.said.closed.happened(self.now),
+            Direction::Accepted => self.log_limits.closed.happened(self.now),
         };
         let name = node.map(|node| node.short());
         if let Some(times) = times {
@@ -217,7 +217,7 @@ impl Core {
             Action::RefuseSelf => channel.fail(CloseReason::SelfDial, ClosedBy::Us, None),
             Action::Replace => {
                 counters.takeovers.add(1);
-                if let Some(times) = self.said.replaced.happened(self.now) {
+                if let Some(times) = self.log_limits.replaced.happened(self.now) {
                     let node = node_of(channel).map(|node| node.short());
                     tracing::warn!(channel = %id, node, times,
                         "another instance of the node has linked: it was restarted");
@@ -226,7 +226,7 @@ impl Core {
             }
             Action::RefuseTakeover(wait) => {
                 counters.takeovers_refused.add(1);
-                if let Some(times) = self.said.refused_takeover.happened(self.now) {
+                if let Some(times) = self.log_limits.refused_takeover.happened(self.now) {
                     let node = node_of(channel).map(|node| node.short());
                     tracing::warn!(channel = %id, node, times,
                         "two instances of one node: does another have its id file?");

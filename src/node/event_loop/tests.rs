@@ -145,7 +145,7 @@ fn nothing_is_told_of_a_listener_after_it_failed() {
     let (mut event_loop, _, address) = listening(one_channel(), Doorkeeper(Rc::clone(&told)));
     event_loop.core.listeners.push(ListenerId(1));
     let errno = Errno(libc::EINVAL);
-    event_loop.parts().complete(Completion::ListenFailed { listener: ListenerId(1), errno });
+    event_loop.callbacks().complete(Completion::ListenFailed { listener: ListenerId(1), errno });
     let client = TcpStream::connect(address).unwrap();
     turn_until(&mut event_loop, |_| told.borrow().len() == 2);
     drop(client);
@@ -160,7 +160,7 @@ fn a_dial_that_finds_the_mailbox_full_takes_no_slot() {
     while handle.broadcast(&Bytes::new()).is_ok() {}
     let address = Endpoint::Tcp(address);
     assert_eq!(handle.dial(address.clone()), Err(DialError::Busy));
-    event_loop.core.obey(|| false);
+    event_loop.core.run_commands(|| false);
     let channel = handle.dial(address).unwrap();
     assert_eq!(channel.generation(), 1, "its slot was never given out before");
     event_loop.end(Ok(())).unwrap();
@@ -174,16 +174,16 @@ fn what_a_loop_is_too_late_for_is_for_its_next_turn() {
     for _ in 0..2 * UNTIMED {
         handle.dial(Endpoint::Tcp(address)).unwrap();
     }
-    assert!(core.obey(|| true) && core.has_mail());
+    assert!(core.run_commands(|| true) && core.has_mail());
     assert_eq!(core.channels.len(), UNTIMED);
     for _ in 0..2 {
         handle.broadcast(&Bytes::new()).unwrap();
     }
-    assert!(core.obey(|| false) && !core.has_mail());
+    assert!(core.run_commands(|| false) && !core.has_mail());
     assert_eq!(core.channels.len(), 2 * UNTIMED);
-    assert!(core.obey(|| true) && core.has_mail(), "a broadcast may take long");
+    assert!(core.run_commands(|| true) && core.has_mail(), "a broadcast may take long");
     core.close_mailbox();
-    assert!(!core.has_mail() && !core.obey(|| false));
+    assert!(!core.has_mail() && !core.run_commands(|| false));
     event_loop.end(Ok(())).unwrap();
 }
 
@@ -265,7 +265,7 @@ fn what_was_held_for_many_is_given_out_in_as_many_turns_as_it_takes() {
     event_loop.flush(NEVER);
     for &id in &ids {
         event_loop.core.on_channel(id, channel::Channel::pause);
-        event_loop.parts().deliver(id, b"held");
+        event_loop.callbacks().deliver(id, b"held");
         event_loop.core.on_channel(id, channel::Channel::resume);
     }
     for turns in 1..=3 {
