@@ -1,10 +1,11 @@
-//! One listener: whether it accepts, and what to do when the kernel ends that. Pure, and the
-//! same for both drivers: `F` is what a driver has for a descriptor.
+//! The listeners of a loop: whether each accepts, and what to do when the kernel ends that. Pure, and the same for both
+//! drivers: `F` is what a driver has for a descriptor.
 
 use std::time::Duration;
 
 use crate::addr::Endpoint;
 use crate::clock::Mono;
+use crate::driver::ListenerId;
 use crate::error::Errno;
 
 /// The first wait after descriptors ran out; it doubles up to [`LONGEST_PAUSE`].
@@ -53,8 +54,60 @@ pub(crate) struct Acceptor<F> {
     lacking: bool,
 }
 
+/// The acceptors of a loop, by their listeners.
+#[derive(Debug)]
+pub(crate) struct Acceptors<F>(Vec<Option<Acceptor<F>>>);
+
+impl<F> Acceptors<F> {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn open(&mut self, listener: ListenerId, fd: F, local: Endpoint) {
+        let place = listener.0 as usize;
+        if place >= self.0.len() {
+            self.0.resize_with(place + 1, || None);
+        }
+        assert!(self.0[place].is_none(), "a listener is opened once");
+        self.0[place] = Some(Acceptor::new(fd, local));
+    }
+
+    pub(crate) fn get_mut(&mut self, listener: ListenerId) -> Option<&mut Acceptor<F>> {
+        self.0.get_mut(listener.0 as usize)?.as_mut()
+    }
+
+    /// All there ever were, for a walk on which they are changed.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = ListenerId> + use<F> {
+        (0..self.0.len() as u32).map(ListenerId)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Acceptor<F>> {
+        self.0.iter().flatten()
+    }
+
+    pub(crate) fn want_accepting(&mut self, accepting: bool) {
+        self.0.iter_mut().flatten().for_each(|acceptor| acceptor.want_accepting(accepting));
+    }
+
+    /// A descriptor was freed: those that lack one try at once.
+    pub(crate) fn descriptor_freed(&mut self) {
+        self.0.iter_mut().flatten().for_each(Acceptor::descriptor_freed);
+    }
+
+    /// One whose lack is over; each once.
+    pub(crate) fn next_recovered(&mut self) -> Option<ListenerId> {
+        let all = (0..).map(ListenerId).zip(&mut self.0);
+        { all }.find_map(|(listener, acceptor)| acceptor.as_mut()?.has_recovered().then_some(listener))
+    }
+
+    /// One that is to be closed, when nothing of it is in flight any more.
+    pub(crate) fn take_closable(&mut self, listener: ListenerId) -> Option<Acceptor<F>> {
+        self.0.get_mut(listener.0 as usize)?.take_if(|acceptor| acceptor.is_closable())
+    }
+}
+
 impl<F> Acceptor<F> {
-    pub(crate) fn new(fd: F, local: Endpoint) -> Self {
+    fn new(fd: F, local: Endpoint) -> Self {
         Self {
             fd,
             local,

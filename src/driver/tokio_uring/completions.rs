@@ -4,7 +4,7 @@ use std::io;
 
 use super::tasks::{End, Joined};
 use super::{Outcome, TokioUringDriver};
-use crate::driver::acceptor::{AcceptEnd, Acceptor};
+use crate::driver::acceptor::AcceptEnd;
 use crate::driver::{Accepted, Completion, Driver, ListenerId};
 use crate::error::Errno;
 use crate::id::ChannelId;
@@ -48,11 +48,15 @@ impl TokioUringDriver {
         }
     }
 
-    fn handle_accept(&mut self, slot: usize, result: io::Result<Joined>) -> Option<Completion<'static>> {
-        let (now, listener) = (self.now(), ListenerId(u32::try_from(slot).unwrap_or(u32::MAX)));
-        let acceptor = self.acceptors[slot].as_mut().expect("its accept was in flight");
+    fn handle_accept(
+        &mut self,
+        listener: ListenerId,
+        result: io::Result<Joined>,
+    ) -> Option<Completion<'static>> {
+        let now = self.now();
+        let acceptor = self.acceptors.get_mut(listener).expect("its accept was in flight");
         let end = acceptor.handle_accept(result.map_err(|error| Errno::from(&error)), false, now);
-        self.close_listener_if_done(slot);
+        self.close_listener_if_done(listener);
         match end {
             AcceptEnd::Accepted(Joined { stream, endpoints }) => {
                 let socket = Accepted(self.accepted.insert(stream) as u64);
@@ -75,7 +79,7 @@ impl TokioUringDriver {
             }
             Err(error) => {
                 self.sockets.remove(channel.slot());
-                self.descriptor_freed();
+                self.acceptors.descriptor_freed();
                 Completion::DialFailed { channel, errno: Errno::from(&error) }
             }
         }
@@ -112,10 +116,8 @@ impl TokioUringDriver {
         if self.accepts_are_fresh {
             return;
         }
-        for (listener, acceptor) in (0..).map(ListenerId).zip(&mut self.acceptors) {
-            if acceptor.as_mut().is_some_and(Acceptor::has_recovered) {
-                self.ready.push_back(Completion::AcceptResumed { listener });
-            }
+        while let Some(listener) = self.acceptors.next_recovered() {
+            self.ready.push_back(Completion::AcceptResumed { listener });
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio_uring::net::TcpStream;
 
 use crate::addr::Endpoint;
 use crate::clock::Mono;
-use crate::driver::acceptor::{AcceptOp, Acceptor};
+use crate::driver::acceptor::{AcceptOp, Acceptors};
 use crate::driver::socket_table::SocketTable;
 use crate::driver::{Accepted, Completion, Driver, ListenerId, Settings, Submission, Wait, Waker, sockets};
 use crate::error::{DriverError, Errno};
@@ -54,7 +54,7 @@ pub(crate) struct TokioUringDriver {
     wake: Wake,
     nudge: Nudge,
     sockets: SocketTable<Socket>,
-    acceptors: Vec<Option<Acceptor<Rc<Listener>>>>,
+    acceptors: Acceptors<Rc<Listener>>,
     /// Accepted and not yet adopted or refused.
     accepted: Slab<TcpStream>,
     /// Completions that need no kernel to come about.
@@ -106,7 +106,7 @@ impl TokioUringDriver {
             wake: Wake::default(),
             nudge,
             sockets: SocketTable::new(settings.first_slot),
-            acceptors: Vec::new(),
+            acceptors: Acceptors::new(),
             accepted: Slab::new(),
             ready: VecDeque::new(),
             lent: None,
@@ -151,30 +151,24 @@ impl TokioUringDriver {
         }
     }
 
-    fn want_accepting(&mut self, accepting: bool) {
-        for acceptor in self.acceptors.iter_mut().flatten() {
-            acceptor.want_accepting(accepting);
-        }
-    }
-
     /// As `ss --kill` does.
     #[cfg(test)]
-    pub(crate) fn kill_listener(&mut self, ListenerId(listener): ListenerId) {
-        self.acceptors[listener as usize].as_ref().expect("it listens").fd.shut_down();
+    pub(crate) fn kill_listener(&mut self, listener: ListenerId) {
+        self.acceptors.get_mut(listener).expect("it listens").fd.shut_down();
     }
 
     fn stop_listening(&mut self) {
-        for slot in 0..self.acceptors.len() {
-            if let Some(acceptor) = &mut self.acceptors[slot] {
+        for listener in self.acceptors.listeners() {
+            if let Some(acceptor) = self.acceptors.get_mut(listener) {
                 acceptor.close();
                 acceptor.fd.shut_down();
             }
-            self.close_listener_if_done(slot);
+            self.close_listener_if_done(listener);
         }
     }
 
-    fn close_listener_if_done(&mut self, slot: usize) {
-        if let Some(acceptor) = self.acceptors[slot].take_if(|acceptor| acceptor.is_closable()) {
+    fn close_listener_if_done(&mut self, listener: ListenerId) {
+        if let Some(acceptor) = self.acceptors.take_closable(listener) {
             acceptor.fd.remove_path();
         }
     }
@@ -190,8 +184,8 @@ impl TokioUringDriver {
     fn start_accepts(&mut self) {
         self.accepts_are_fresh = false;
         let now = self.now();
-        for listener in 0..self.acceptors.len() {
-            let Some(acceptor) = &mut self.acceptors[listener] else { continue };
+        for listener in self.acceptors.listeners() {
+            let Some(acceptor) = self.acceptors.get_mut(listener) else { continue };
             match acceptor.next_op(now) {
                 Some(AcceptOp::Accept) => {
                     let accept = tasks::accept(Rc::clone(&acceptor.fd), acceptor.local.clone());
@@ -243,14 +237,8 @@ impl TokioUringDriver {
     fn finish_close(&mut self, channel: ChannelId, stream: &Rc<TcpStream>) {
         debug_assert_eq!(Rc::strong_count(stream), 1, "a task still has the stream");
         self.sockets.remove(channel.slot());
-        self.descriptor_freed();
+        self.acceptors.descriptor_freed();
         self.ready.push_back(Completion::Closed { channel });
-    }
-
-    fn descriptor_freed(&mut self) {
-        for acceptor in self.acceptors.iter_mut().flatten() {
-            acceptor.descriptor_freed();
-        }
     }
 
     /// How long the turn may take.
@@ -264,8 +252,7 @@ impl TokioUringDriver {
         if !self.ready.is_empty() {
             return Duration::ZERO;
         }
-        let acceptors = self.acceptors.iter().flatten();
-        let look = acceptors.filter_map(|acceptor| match acceptor.deadline() {
+        let look = self.acceptors.iter().filter_map(|acceptor| match acceptor.deadline() {
             Some(retry) => Some(retry - now),
             None => acceptor.is_recovering().then_some(RECOVERY),
         });
@@ -346,13 +333,8 @@ impl Driver for TokioUringDriver {
     fn listen(&mut self, listener: ListenerId, at: &Endpoint, shared: bool) -> io::Result<Endpoint> {
         let listening = sockets::listener(at, shared, &self.settings.socket)?;
         let local = listening.local.clone();
-        let slot = listener.0 as usize;
-        if slot >= self.acceptors.len() {
-            self.acceptors.resize_with(slot + 1, || None);
-        }
-        assert!(self.acceptors[slot].is_none(), "a listener is opened once");
         let socket = self.runtime().block_on(async { Listener::new(listening) })?;
-        self.acceptors[slot] = Some(Acceptor::new(Rc::new(socket), local.clone()));
+        self.acceptors.open(listener, Rc::new(socket), local.clone());
         Ok(local)
     }
 
@@ -381,8 +363,8 @@ impl Driver for TokioUringDriver {
                 drop(self.sockets.change(channel).stream().shutdown(Shutdown::Write));
             }
             Submission::Close { channel, reset } => self.close(channel, reset),
-            Submission::PauseAccepting => self.want_accepting(false),
-            Submission::ResumeAccepting => self.want_accepting(true),
+            Submission::PauseAccepting => self.acceptors.want_accepting(false),
+            Submission::ResumeAccepting => self.acceptors.want_accepting(true),
             Submission::StopListening => self.stop_listening(),
         }
     }

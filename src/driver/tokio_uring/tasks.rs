@@ -25,9 +25,9 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
 use crate::addr::{Endpoint, Endpoints};
-use crate::driver::Batch;
 use crate::driver::batch::Segment;
 use crate::driver::sockets::{self, BoundPath, Listening};
+use crate::driver::{Batch, ListenerId};
 use crate::id::ChannelId;
 use crate::stats::Counters;
 
@@ -35,7 +35,7 @@ use super::nudge::Nudge;
 
 /// How an operation ended.
 pub(super) enum End {
-    Accept { listener: usize, result: io::Result<Joined> },
+    Accept { listener: ListenerId, result: io::Result<Joined> },
     Dial { channel: ChannelId, result: io::Result<Joined> },
     Receive { channel: ChannelId, result: io::Result<usize>, buffer: Vec<u8> },
     Send { channel: ChannelId, result: io::Result<()>, batch: Box<Batch> },

@@ -5,7 +5,7 @@ use super::socket::{Ending, Received, SendEnd, Socket};
 use super::token::{OpKind, Token};
 use super::{Outcome, UringDriver};
 use crate::addr::{Endpoint, Endpoints};
-use crate::driver::acceptor::{AcceptEnd, Acceptor};
+use crate::driver::acceptor::AcceptEnd;
 use crate::driver::{Accepted, Completion, ListenerId, sockets};
 use crate::error::Errno;
 use crate::id::ChannelId;
@@ -55,12 +55,13 @@ impl<K: Kernel> UringDriver<K> {
                 (cqe.result >= 0).then(|| Completion::Woken.into())
             }
             OpKind::CancelWake => None,
-            OpKind::Accept => self.handle_accept(token.slot, cqe),
+            OpKind::Accept => self.handle_accept(ListenerId(token.slot), cqe),
             OpKind::CancelAccept => {
-                if let Some(acceptor) = &mut self.acceptors[token.slot as usize] {
+                let listener = ListenerId(token.slot);
+                if let Some(acceptor) = self.acceptors.get_mut(listener) {
                     acceptor.handle_cancelled();
                 }
-                self.close_listener_if_done(token.slot);
+                self.close_listener_if_done(listener);
                 None
             }
             OpKind::Connect
@@ -163,9 +164,7 @@ impl<K: Kernel> UringDriver<K> {
 
     fn handle_closed(&mut self, slot: u32) -> Outcome {
         let mut socket = self.sockets.remove(slot).expect("its close was in flight");
-        for acceptor in self.acceptors.iter_mut().flatten() {
-            acceptor.descriptor_freed();
-        }
+        self.acceptors.descriptor_freed();
         let channel = socket.channel();
         match socket.handle_closed() {
             Ending::Closed => Completion::Closed { channel }.into(),
@@ -173,10 +172,9 @@ impl<K: Kernel> UringDriver<K> {
         }
     }
 
-    fn handle_accept(&mut self, slot: u32, cqe: Cqe) -> Option<Outcome> {
+    fn handle_accept(&mut self, listener: ListenerId, cqe: Cqe) -> Option<Outcome> {
         let now = self.kernel.now();
-        let listener = ListenerId(slot);
-        let acceptor = self.acceptors[slot as usize].as_mut().expect("its accept was in flight");
+        let acceptor = self.acceptors.get_mut(listener).expect("its accept was in flight");
         let result = if cqe.result < 0 { Err(Errno(-cqe.result)) } else { Ok(Fd(cqe.result)) };
         let end = acceptor.handle_accept(result, cqe.more, now);
         let local = acceptor.local.clone();
@@ -189,7 +187,7 @@ impl<K: Kernel> UringDriver<K> {
             AcceptEnd::Failed(errno) => Some(Completion::ListenFailed { listener, errno }.into()),
             AcceptEnd::Nothing => None,
         };
-        self.close_listener_if_done(slot);
+        self.close_listener_if_done(listener);
         outcome
     }
 
@@ -210,10 +208,8 @@ impl<K: Kernel> UringDriver<K> {
     }
 
     fn note_recovered_acceptors(&mut self) {
-        for (slot, acceptor) in self.acceptors.iter_mut().enumerate() {
-            if acceptor.as_mut().is_some_and(Acceptor::has_recovered) {
-                self.ready.push_back(Completion::AcceptResumed { listener: ListenerId(slot as u32) }.into());
-            }
+        while let Some(listener) = self.acceptors.next_recovered() {
+            self.ready.push_back(Completion::AcceptResumed { listener }.into());
         }
     }
 

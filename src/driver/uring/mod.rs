@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::addr::Endpoint;
 use crate::clock::Mono;
 use crate::config::{RingOptions, SocketOptions};
-use crate::driver::acceptor::{AcceptOp, Acceptor};
+use crate::driver::acceptor::{AcceptOp, Acceptor, Acceptors};
 use crate::driver::socket_table::SocketTable;
 use crate::driver::{Accepted, Completion, Driver, ListenerId, Settings, Submission, Wait, refusal};
 use crate::error::{DriverError, Errno};
@@ -55,7 +55,7 @@ pub(crate) struct UringDriver<K: Kernel = HostKernel> {
     kernel: ManuallyDrop<K>,
     buffers: ManuallyDrop<RecvBuffers>,
     sockets: ManuallyDrop<SocketTable<Socket>>,
-    acceptors: Vec<Option<Acceptor<Fd>>>,
+    acceptors: Acceptors<Fd>,
     spare_gathers: SpareGathers,
     starved: Starved,
     /// Completions that need no kernel to come about.
@@ -113,7 +113,7 @@ impl<K: Kernel> UringDriver<K> {
             kernel: ManuallyDrop::new(kernel),
             buffers: ManuallyDrop::new(buffers),
             sockets: ManuallyDrop::new(SocketTable::new(settings.first_slot)),
-            acceptors: Vec::new(),
+            acceptors: Acceptors::new(),
             spare_gathers: SpareGathers::default(),
             starved: Starved::default(),
             ready: VecDeque::new(),
@@ -158,16 +158,10 @@ impl<K: Kernel> UringDriver<K> {
         }
     }
 
-    fn want_accepting(&mut self, accepting: bool) {
-        for acceptor in self.acceptors.iter_mut().flatten() {
-            acceptor.want_accepting(accepting);
-        }
-    }
-
     // Operations to the kernel.
 
     fn enter_wait(&self, wait: Wait) -> EnterWait {
-        let retry_accept = self.acceptors.iter().flatten().filter_map(Acceptor::deadline).min();
+        let retry_accept = self.acceptors.iter().filter_map(Acceptor::deadline).min();
         let deadline = match wait {
             Wait::Not => return EnterWait::Not,
             Wait::Until(deadline) => Some(retry_accept.map_or(deadline, |retry| retry.min(deadline))),
@@ -222,13 +216,13 @@ impl<K: Kernel> UringDriver<K> {
             self.wake_armed = true;
             self.push(Token::of_listener(OpKind::Wake, 0).user_data(), Sqe::Wake);
         }
-        for slot in 0..self.acceptors.len() {
+        for listener in self.acceptors.listeners() {
             if !self.has_room() {
                 return false;
             }
-            let Some(acceptor) = &mut self.acceptors[slot] else { continue };
+            let Some(acceptor) = self.acceptors.get_mut(listener) else { continue };
             let Some(op) = acceptor.next_op(now) else { continue };
-            let token = |kind| Token::of_listener(kind, slot as u32).user_data();
+            let token = |kind| Token::of_listener(kind, listener.0).user_data();
             match op {
                 AcceptOp::Accept => {
                     let fd = acceptor.fd;
@@ -264,25 +258,25 @@ impl<K: Kernel> UringDriver<K> {
     // Ends.
 
     /// Closes the descriptor of a listener that accepts no more.
-    fn close_listener_if_done(&mut self, slot: u32) {
-        if let Some(acceptor) = self.acceptors[slot as usize].take_if(|acceptor| acceptor.is_closable()) {
+    fn close_listener_if_done(&mut self, listener: ListenerId) {
+        if let Some(acceptor) = self.acceptors.take_closable(listener) {
             self.kernel.close(acceptor.fd, Some(&acceptor.local));
         }
     }
 
     /// As `ss --kill` does.
     #[cfg(test)]
-    pub(crate) fn kill_listener(&mut self, ListenerId(listener): ListenerId) {
-        let fd = self.acceptors[listener as usize].as_ref().expect("it listens").fd;
+    pub(crate) fn kill_listener(&mut self, listener: ListenerId) {
+        let fd = self.acceptors.get_mut(listener).expect("it listens").fd;
         self.kernel.shutdown(fd, Shutdown::Both).expect("it listens");
     }
 
     fn stop_listening(&mut self) {
-        for slot in 0..self.acceptors.len() as u32 {
-            if let Some(acceptor) = &mut self.acceptors[slot as usize] {
+        for listener in self.acceptors.listeners() {
+            if let Some(acceptor) = self.acceptors.get_mut(listener) {
                 acceptor.close();
             }
-            self.close_listener_if_done(slot);
+            self.close_listener_if_done(listener);
         }
     }
 
@@ -359,12 +353,7 @@ impl<K: Kernel> Driver for UringDriver<K> {
 
     fn listen(&mut self, listener: ListenerId, at: &Endpoint, shared: bool) -> io::Result<Endpoint> {
         let (fd, local) = self.kernel.open_listener(at, shared, &self.settings.socket)?;
-        let slot = listener.0 as usize;
-        if slot >= self.acceptors.len() {
-            self.acceptors.resize_with(slot + 1, || None);
-        }
-        assert!(self.acceptors[slot].is_none(), "a listener is opened once");
-        self.acceptors[slot] = Some(Acceptor::new(fd, local.clone()));
+        self.acceptors.open(listener, fd, local.clone());
         Ok(local)
     }
 
@@ -396,8 +385,8 @@ impl<K: Kernel> Driver for UringDriver<K> {
                 drop(self.kernel.shutdown(fd, Shutdown::Write));
             }
             Submission::Close { channel, reset } => self.close(channel, reset),
-            Submission::PauseAccepting => self.want_accepting(false),
-            Submission::ResumeAccepting => self.want_accepting(true),
+            Submission::PauseAccepting => self.acceptors.want_accepting(false),
+            Submission::ResumeAccepting => self.acceptors.want_accepting(true),
             Submission::StopListening => self.stop_listening(),
         }
     }

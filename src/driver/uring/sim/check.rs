@@ -26,10 +26,7 @@ impl UringDriver<SimKernel> {
         for socket in self.sockets.iter() {
             self.check_hearing(socket)?;
         }
-        require(
-            self.acceptors.iter().flatten().all(Acceptor::is_waiting),
-            "a listener neither accepts nor waits",
-        )?;
+        require(self.acceptors.iter().all(Acceptor::is_waiting), "a listener neither accepts nor waits")?;
         require(self.wake_armed, "the waker is not armed")
     }
 
