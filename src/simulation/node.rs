@@ -176,6 +176,10 @@ impl Node {
         self.loops.iter_mut().for_each(SimLoop::drop_dead);
     }
 
+    pub(super) fn into_loops(self) -> Vec<SimLoop> {
+        self.loops
+    }
+
     pub(super) fn shutdown(&self, grace: Duration) {
         self.handle.shutdown(grace);
     }

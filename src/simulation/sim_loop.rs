@@ -39,6 +39,12 @@ impl SimLoop {
         Self { host, life, outside, event_loop, counters, idle_turns: 0, idle_at: (0, 0), began_at }
     }
 
+    /// Ends it whatever its state is.
+    pub(super) fn kill(mut self) {
+        self.outside.kill();
+        self.drop_dead();
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.event_loop.is_some()
     }

@@ -88,10 +88,11 @@ impl World {
         }
     }
 
-    /// Gives up on a world that failed. Its state may be anything: each node's end may panic, and none two at once.
+    /// Gives up on a world that failed. Its state may be anything: each loop's end may panic, and no two at once.
     pub(super) fn kill(mut self) {
-        for mut node in self.nodes.drain(..) {
-            drop(catch_unwind(AssertUnwindSafe(|| node.crash(&self.around))));
+        let loops: Vec<_> = self.nodes.drain(..).flat_map(Node::into_loops).collect();
+        for one in loops {
+            drop(catch_unwind(AssertUnwindSafe(|| one.kill())));
         }
     }
 
