@@ -4,7 +4,7 @@
 set -euo pipefail
 start=$SECONDS
 missing=()
-for entry in ip:iproute2 nft:nftables strace:strace nc:netcat-openbsd valgrind:valgrind pkg-config:pkg-config; do
+for entry in c++:g++ ip:iproute2 nft:nftables nc:netcat-openbsd valgrind:valgrind pkg-config:pkg-config; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
 for entry in libevent_core:libevent-dev libzmq:libzmq3-dev; do

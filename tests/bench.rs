@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use serde_json::Value;
@@ -430,10 +431,21 @@ fn what_cannot_be_measured_is_said_by_its_cause() {
 
 #[test]
 fn a_connection_that_goes_with_nothing_under_way_is_an_error() {
-    let impatient = plain(|mut stream| {
+    // As soon as one has echoed something, the others are closed.
+    let (served, quiet) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let impatient = plain(move |mut stream| {
         let mut buffer = [0; 4096];
-        stream.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        quiet.lock().unwrap().push(stream.try_clone().unwrap());
         while let Ok(len @ 1..) = stream.read(&mut buffer) {
+            if !served.swap(true, SeqCst) {
+                while quiet.lock().unwrap().len() < 3 {
+                    thread::yield_now();
+                }
+                let me = stream.peer_addr().unwrap();
+                for other in quiet.lock().unwrap().iter().filter(|other| other.peer_addr().unwrap() != me) {
+                    other.shutdown(Shutdown::Both).unwrap();
+                }
+            }
             if stream.write_all(&buffer[..len]).is_err() {
                 return;
             }

@@ -237,11 +237,12 @@ fn demo_verifies_bytes_both_ways_and_prints_what_happened() {
 fn each_listener_has_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("node").display().to_string();
-    let unix = format!("unix:{path}");
-    let mut node = Running::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", &unix]);
+    let other = if TcpListener::bind("[::1]:0").is_ok() { "[::1]" } else { "127.0.0.2" };
+    let (at, unix) = (format!("{other}:0"), format!("unix:{path}"));
+    let mut node = Running::start(&["--listen", "127.0.0.1:0", "--listen", &at, "--listen", &unix]);
     let (first, second) = (node.line(), node.line());
     assert!(first.starts_with("listening tcp 127.0.0.1:"), "{first}");
-    assert!(second.starts_with("listening tcp [::1]:"), "{second}");
+    assert!(second.starts_with(&format!("listening tcp {other}:")), "{second}");
     assert_eq!(node.line(), format!("listening unix {path}"));
     // The line comes once it accepts.
     for address in [first, second] {

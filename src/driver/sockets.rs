@@ -230,6 +230,39 @@ mod tests {
     }
 
     #[test]
+    fn options_are_those_of_listeners_of_what_they_accept_and_of_dials() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        for (nodelay, keepalive, user_timeout) in [(true, seconds(9), seconds(7)), (false, None, None)] {
+            let (send_buffer, receive_buffer) = (Some(32 << 10), Some(64 << 10));
+            let options = SocketOptions {
+                nodelay,
+                keepalive,
+                user_timeout,
+                send_buffer,
+                receive_buffer,
+                ..SocketOptions::default()
+            };
+            let at = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
+            let listening = listener(&at, false, &options).unwrap();
+            let (dialed, address) = dialer(&listening.local, &options).unwrap();
+            let _client = std::net::TcpStream::connect(address.as_socket().unwrap()).unwrap();
+            let (accepted, _) = listening.socket.accept().unwrap();
+            for socket in [&listening.socket, &accepted, &dialed] {
+                assert_eq!(socket.tcp_nodelay().unwrap(), nodelay);
+                assert_eq!(socket.keepalive().unwrap(), keepalive.is_some());
+                assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
+                // Linux doubles them, for its own use.
+                assert_eq!(socket.send_buffer_size().unwrap(), 64 << 10);
+                assert_eq!(socket.recv_buffer_size().unwrap(), 128 << 10);
+                if let Some(idle) = keepalive {
+                    assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+                }
+            }
+            assert!(dialed.nonblocking().unwrap());
+        }
+    }
+
+    #[test]
     fn a_dead_socket_gives_way_to_a_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");

@@ -435,7 +435,6 @@ node_test!(a_silent_channel_is_closed_after_idle_timeout, |setup| {
     let bed = Bed::start(setup, builder, Plan::echo());
     let mut client = foreign::connect(bed.address());
     let (id, _) = bed.opened();
-    foreign::echo_once(&mut client, b"a word");
     assert_eq!(foreign::read_to_eof(&mut client), b"");
     drop(client);
     let report = bed.closed(id);

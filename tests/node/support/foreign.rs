@@ -44,6 +44,11 @@ fn patient(stream: TcpStream) -> TcpStream {
     stream
 }
 
+/// Not every container has it.
+pub(crate) fn has_ipv6() -> bool {
+    TcpListener::bind("[::1]:0").is_ok()
+}
+
 #[track_caller]
 pub(crate) fn connect(to: SocketAddr) -> TcpStream {
     patient(TcpStream::connect(to).expect("the node listens"))

@@ -9,6 +9,8 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use ringlink::{
     Address, Builder, ChannelId, ChannelInfo, CloseReport, Endpoint, Handle, Node, NodeError, StartError,
     Stats,
@@ -46,6 +48,12 @@ pub(crate) fn descriptors() -> usize {
 
 /// Panics that a case makes on purpose begin like this and are not printed.
 pub(crate) const PLANNED: &str = "planned: ";
+
+/// Cases that run at once share the descriptors of their process, of which the usual soft limit allows 1024.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
 
 pub(crate) fn hide_planned_panics() {
     static ONCE: Once = Once::new();
@@ -98,6 +106,7 @@ impl Bed {
 
     pub(crate) fn try_start(setup: &Setup, builder: Builder, plan: Plan) -> Result<Self, StartError> {
         hide_planned_panics();
+        raise_descriptor_limit();
         let (sender, events) = mpsc::channel();
         let journal = Arc::new(Journal::default());
         let recorded = Arc::clone(&journal);

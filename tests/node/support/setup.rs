@@ -144,6 +144,7 @@ impl Setup {
         if env::var_os(CHILD).is_some() {
             return child();
         }
+        super::raise_descriptor_limit();
         let mut command = self.own_process(Some(descriptors));
         let mut process = OtherProcess::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         parent(&mut process);
