@@ -21,8 +21,7 @@ stage tiny env RINGLINK_TEST_PROFILE=tiny cargo test --locked --test message
 stage format cargo fmt --all --check
 stage clippy cargo clippy --all-targets --locked -- -D warnings
 stage clippy cargo clippy --all-targets --features internals --locked -- -D warnings
-stage lib cargo check --locked --lib --no-default-features
-stage cli cargo check --locked --bin ringlink --no-default-features --features cli
+stage features ci/features.sh
 stage docs env RUSTDOCFLAGS=-Dwarnings cargo doc --lib --no-deps --document-private-items --locked
 stage loom ci/loom.sh
 stage fuzz ci/fuzz.sh
