@@ -110,8 +110,8 @@ impl<'a> Context<'a> {
     }
 
     /// Sends the same to every open channel of this loop, and says how many took it. Those whose outbox is full, or whose
-    /// peer takes no message as long, do not; `broadcasts_refused` counts them. For the
-    /// channels of all loops: [`Handle::broadcast`].
+    /// peer takes no message as long, do not; `broadcasts_refused` counts them. For the channels of all loops:
+    /// [`Handle::broadcast`].
     pub fn broadcast(&mut self, bytes: &Bytes) -> usize {
         self.core.broadcast(bytes)
     }

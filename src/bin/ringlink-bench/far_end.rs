@@ -110,8 +110,7 @@ impl FarEnd {
         while clock::now() < deadline {
             match self.lines.recv_timeout(PROBE) {
                 Ok(line) if line.starts_with(ready) => return Ok(Some(line)),
-                Ok(_) => {}
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
             // The look at the process comes second: what answers is the one that was started.
             let is_ready = port.is_some() && answers(self.address);

@@ -77,9 +77,8 @@ fn execute(command: Command) -> anyhow::Result<u8> {
 fn compare_all(flags: &CompareFlags) -> anyhow::Result<u8> {
     flags.files().try_for_each(files::try_out)?;
     let comparison = compare::compare(flags)?;
-    let text = serde_json::to_string_pretty(&comparison)? + "\n";
     // Each in its own right: the one that fails takes none of the others with it.
-    let json = flags.json.as_ref().map_or(Ok(()), |path| files::write(path, &text));
+    let json = flags.json.as_ref().map_or(Ok(()), |path| json::write(&comparison, path));
     let markdown = flags.markdown.as_ref();
     let markdown = markdown.map_or(Ok(()), |path| files::write(path, &compare::markdown(&comparison)));
     let is_told = flags.files().any(files::is_stdout);

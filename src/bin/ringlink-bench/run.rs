@@ -94,10 +94,7 @@ impl Job<'_> {
             move || gate.stop()
         });
         let collector = Collector::new(&self, target, server, far.as_mut(), &gate, heard);
-        let collected = collector.collect();
-        if collected.is_err() {
-            gate.stop();
-        }
+        let collected = collector.collect().inspect_err(|_| gate.stop());
         gate.release();
         let collected = collected?;
         let mut calls = 0;

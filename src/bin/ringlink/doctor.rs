@@ -74,6 +74,11 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
+/// Of `/proc/self/status`.
+fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
 fn kernel_row() -> Row {
     Row {
         name: "kernel",
@@ -116,7 +121,7 @@ fn refusal_rows(report: &Report) -> [Row; 2] {
     };
     let disabled = read("/proc/sys/kernel/io_uring_disabled");
     let status = read("/proc/self/status").unwrap_or_default();
-    let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap_or("0").trim();
+    let seccomp = field(&status, "Seccomp:").unwrap_or("0");
     [
         Row {
             name: "io_uring_disabled",
@@ -143,8 +148,7 @@ fn charges_rings(kernel: &str, status: &str) -> bool {
     const CAP_IPC_LOCK: u64 = 1 << 14;
     let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    let effective = field(status, "CapEff:").and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(0);
     !((5, 12)..=(6, 13)).contains(&version) && effective & CAP_IPC_LOCK == 0
 }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::{Interval, Report, files};
 
-pub(crate) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(report).context("a report is JSON")?;
+pub(crate) fn write(result: &impl Serialize, path: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(result).context("a result is JSON")?;
     files::write(path, &(text + "\n"))
 }
 

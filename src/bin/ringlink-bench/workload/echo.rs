@@ -177,16 +177,12 @@ impl Echo {
     fn send_due(&mut self, io: &mut dyn Io, times: Times) {
         // No more than so many at once: what comes must be read, too.
         for _ in 0..BURST {
-            let Some(schedule) = &mut self.plan.schedule else { return };
-            let due = times.start + schedule.peek();
             let now = clock::now();
-            if due > now || due >= times.until || self.plan.quota.is_some_and(|quota| self.measured >= quota)
-            {
+            if self.is_through() {
                 return;
             }
-            schedule.advance();
+            let Some(due) = self.take_due(times, now) else { return };
             if self.is_measured(due) {
-                self.tally.offered += 1;
                 self.tally.lag.record(now - due);
             }
             let Some(lane) = self.next_lane() else { return };
@@ -206,14 +202,21 @@ impl Echo {
         self.plan.schedule.as_ref().is_some_and(|schedule| times.start + schedule.peek() < times.until)
     }
 
+    /// The next request of an open loop, if it is due by then and in the window; it counts as offered.
+    fn take_due(&mut self, times: Times, by: u64) -> Option<u64> {
+        let schedule = self.plan.schedule.as_mut()?;
+        let due = times.start + schedule.peek();
+        if due > by || due >= times.until {
+            return None;
+        }
+        schedule.advance();
+        self.tally.offered += u64::from(self.is_measured(due));
+        Some(due)
+    }
+
     /// What is too late is counted and not sent.
     fn drop_due(&mut self, times: Times) {
-        while self.is_due(times)
-            && let Some(schedule) = &mut self.plan.schedule
-        {
-            let due = times.start + schedule.peek();
-            schedule.advance();
-            self.tally.offered += u64::from(self.is_measured(due));
+        while self.take_due(times, times.until).is_some() {
             self.tally.late_dropped += 1;
         }
     }
