@@ -12,9 +12,12 @@ use std::sync::Mutex;
 
 use ringlink::{ChannelId, Context, DriverKind, Handler, Mode, Node};
 
+#[path = "shared/skipped.rs"]
+mod skipped;
 #[path = "node/support/waiting.rs"]
 mod waiting;
 
+use skipped::skipped;
 use waiting::PATIENCE;
 
 const CHANNELS: usize = 9_000;
@@ -64,10 +67,7 @@ fn start_the_clients(name: &str) {
     let hard = String::from_utf8(hard.stdout).unwrap();
     if hard.trim().parse::<u64>().is_ok_and(|hard| hard < DESCRIPTORS) {
         let hard = hard.trim();
-        // Not by a macro, whose output is captured.
-        let text = format!("SKIPPED, {name}: the hard limit of descriptors is {hard}, not {DESCRIPTORS}\n");
-        io::stderr().write_all(text.as_bytes()).unwrap();
-        return;
+        return skipped(&format!("{name}: the hard limit of descriptors is {hard}, not {DESCRIPTORS}"));
     }
     let output = myself(name, "clients").stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

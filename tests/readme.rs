@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -17,6 +17,11 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+#[path = "shared/skipped.rs"]
+mod skipped;
+
+use skipped::skipped;
 
 const README: &str = include_str!("../README.md");
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -173,9 +178,7 @@ fn its_commands_do_what_it_says() {
                 ran += 1;
             }
             "sh" if text.contains("| nc ") && !is_installed("nc") => {
-                // Not by a macro, whose output is captured.
-                let why = format!("NOT RUN, for want of nc (ci/install.sh installs it): {text}\n");
-                io::stderr().write_all(why.as_bytes()).unwrap();
+                skipped(&format!("for want of nc (ci/install.sh installs it): {text}"));
                 printed = None;
             }
             "sh" => {

@@ -11,6 +11,8 @@ mod namespaces;
 mod peers;
 mod random;
 mod record;
+#[path = "../../tests/shared/skipped.rs"]
+mod skipped;
 mod streams;
 
 use std::time::{Duration, Instant};

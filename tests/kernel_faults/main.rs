@@ -7,3 +7,5 @@ mod namespaces;
 mod network;
 mod process;
 mod silence;
+#[path = "../shared/skipped.rs"]
+mod skipped;

@@ -1,7 +1,6 @@
 //! Two network namespaces with a cable between them.
 
 use std::fs::File;
-use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{self, Command};
@@ -9,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::skipped::skipped;
 
 /// Namespaces `a` and `b`: `va` in `a` is 10.200.1.1 and 10.200.2.1, `vb` in `b` is 10.200.1.2 and 10.200.2.2.
 pub(crate) struct Namespaces {
@@ -30,9 +31,7 @@ fn missing(tool: &str) -> bool {
     let may = run("unshare --net true").is_ok();
     let missing = !may || run(&format!("command -v {tool}")).is_err();
     if missing {
-        // Not by a macro, whose output is captured.
-        let text = format!("SKIPPED: needs network namespaces (allowed: {may}) and {tool} (ci/install.sh)");
-        io::stderr().write_all(format!("\n!!! {text} !!!\n").as_bytes()).unwrap();
+        skipped(&format!("needs network namespaces (allowed: {may}) and {tool} (ci/install.sh)"));
     }
     missing
 }

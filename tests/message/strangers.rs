@@ -1,24 +1,19 @@
 //! Crowds of connections that say nothing: honest peers link all the same.
 
-use std::io::{self, Write};
 use std::net::TcpStream;
 
 use ringlink::CloseReason;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::descriptors::raise_descriptor_limit;
+use super::skipped::skipped;
 use super::support::{Bed, PATIENCE, eventually};
 
 const CROWD: usize = 2000;
 
 #[test]
 fn an_honest_peer_links_among_two_thousand_strangers_that_stay() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    if limit.maximum.is_some_and(|maximum| maximum < 3 * CROWD as u64) {
-        // Not by a macro, whose output is captured.
-        let text = format!("SKIPPED: the hard limit of descriptors is {:?}\n", limit.maximum);
-        io::stderr().write_all(text.as_bytes()).unwrap();
-        return;
+    if let Some(hard) = raise_descriptor_limit().filter(|hard| *hard < 3 * CROWD as u64) {
+        return skipped(&format!("the hard limit of descriptors is {hard}"));
     }
     // They do not go for want of a hello while anybody waits.
     let bed = Bed::with_limits(|limits| limits.handshake_timeout = 2 * PATIENCE);

@@ -9,13 +9,13 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use ringlink::{
     Address, Builder, ChannelId, ChannelInfo, CloseReport, Endpoint, Handle, Node, NodeError, StartError,
     Stats,
 };
 
+#[path = "../../shared/descriptors.rs"]
+mod descriptor_limit;
 pub(crate) mod foreign;
 mod process;
 pub(crate) mod recorder;
@@ -23,6 +23,7 @@ mod setup;
 mod tiny;
 mod waiting;
 
+pub(crate) use descriptor_limit::raise_descriptor_limit;
 pub(crate) use process::{OtherProcess, answer_lines, say};
 pub(crate) use recorder::{Call, Event, Journal, Plan, Recorder};
 pub(crate) use setup::{Setup, any_port, node_test};
@@ -48,12 +49,6 @@ pub(crate) fn descriptors() -> usize {
 
 /// Panics that a case makes on purpose begin like this and are not printed.
 pub(crate) const PLANNED: &str = "planned: ";
-
-/// Cases that run at once share the descriptors of their process, of which the usual soft limit allows 1024.
-pub(crate) fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-}
 
 pub(crate) fn hide_planned_panics() {
     static ONCE: Once = Once::new();
